@@ -1,0 +1,179 @@
+"""Where an interferometer samples the Fourier plane: MeerKAT's tracks, and metres to radians per pixel."""
+
+import functools
+import importlib.resources
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+C = 299792458.0  # speed of light [m/s]
+SIDEREAL_DAY = 86164.09  # [s]
+LATITUDE = math.radians(-30.7110555556)  # of MeerKAT's reference position
+ARCSEC = math.pi / 180 / 3600  # [rad]
+
+
+@functools.cache
+def _baselines() -> np.ndarray:
+    """(2016, 3) MeerKAT's baselines [m], equatorial X (meridian), Y (east), Z (pole); antenna i minus j, i < j."""
+    text = importlib.resources.files("pnp_lofi").joinpath("data/meerkat.csv").read_text("utf-8")
+    rows = [line.split(",")[1:] for line in text.splitlines() if not line.startswith(("#", "name"))]
+    east, north, up = np.array(rows, np.float64).T
+    s, c = math.sin(LATITUDE), math.cos(LATITUDE)
+    xyz = np.stack([-north * s + up * c, east, north * c + up * s], axis=-1)
+    i, j = np.triu_indices(len(xyz), 1)
+    return xyz[i] - xyz[j]
+
+
+def meerkat_uvw(
+    hours: float, *, declination: float = -30.0, integration: float = 240.0, min_elevation: float = 15.0
+) -> Tensor:
+    """Baselines of MeerKAT's 64 antennas during a track centred on transit:
+
+        u = sin(H) X + cos(H) Y;  v = -sin(d) cos(H) X + sin(d) sin(H) Y + cos(d) Z;
+        w = cos(d) cos(H) X - cos(d) sin(H) Y + sin(d) Z
+
+    at the middle of each dump, H = 2 pi t / 86164.09 s. Dumps below the elevation limit are dropped.
+
+    :param float hours: length of the track [h]; it holds the nearest number of whole dumps, at least one.
+    :param float declination: d, of the phase centre [deg].
+    :param float integration: length of a dump [s]; float min_elevation: [deg].
+    :returns: (M, 3) float64 [m], ordered by time, then baseline; M = 2016 per dump.
+    :raises ValueError: for arguments out of range, or if the source stays below the elevation limit.
+    Source: Thompson, Moran and Swenson, Interferometry and Synthesis, equation 4.1.
+    """
+    if not (math.isfinite(hours) and 0 < hours <= 24) or not (math.isfinite(integration) and integration > 0):
+        raise ValueError(f"expected 0 < hours <= 24 and integration > 0 s, got {hours} h and {integration} s")
+    if not -90 <= declination <= 90:
+        raise ValueError(f"declination must lie in [-90, 90] deg, got {declination}")
+    dumps = max(1, round(hours * 3600 / integration))
+    H = 2 * math.pi * (np.arange(dumps) - (dumps - 1) / 2) * integration / SIDEREAL_DAY
+    d = math.radians(declination)
+    elevation = np.arcsin(math.sin(LATITUDE) * math.sin(d) + math.cos(LATITUDE) * math.cos(d) * np.cos(H))
+    up = elevation >= math.radians(min_elevation)
+    if not up.any():
+        best = math.degrees(elevation.max())
+        raise ValueError(
+            f"a source at declination {declination} deg rises to {best:.1f} deg at MeerKAT, below min_elevation = "
+            f"{min_elevation} deg; lower the limit or choose a declination further south"
+        )
+    s, c = np.sin(H[up])[:, None], np.cos(H[up])[:, None]
+    X, Y, Z = _baselines().T
+    u = s * X + c * Y
+    v = math.sin(d) * (s * Y - c * X) + math.cos(d) * Z
+    w = math.cos(d) * (c * X - s * Y) + math.sin(d) * Z
+    return torch.from_numpy(np.stack([u, v, w], axis=-1).reshape(-1, 3))
+
+
+def meerkat_uv(
+    hours: float = 4.0,
+    *,
+    declination: float = -30.0,
+    frequency: float = 1.4e9,
+    integration: float = 240.0,
+    cell: float | None = None,
+    min_elevation: float = 15.0,
+    mapping: str = "physical",
+) -> Tensor:
+    """MeerKAT's coverage for :class:`NUFFT`.
+
+    :param float hours, declination, integration, min_elevation: see :func:`meerkat_uvw`.
+    :param float frequency: [Hz].
+    :param float cell: pixel size [arcsec]; default :func:`default_cell`, the longest baseline at Nyquist.
+    :param str mapping: "physical", one scale for both axes; or "quantifai", u and v each stretched to [-pi, pi] by its
+        own minimum and maximum and u put on the rows, as in the files that QuantifAI and the LoFi paper used. That is
+        no sky: v is stretched by some 1.4 against u and the zero baseline moves away from zero. For reproduction only.
+    :returns: (2, M) float64 [rad/pixel]; [0] acts on rows, [1] on columns.
+    :raises ValueError: for an unknown mapping, or a cell with "quantifai", which has none.
+    """
+    if mapping not in ("physical", "quantifai"):
+        raise ValueError(f'mapping must be "physical" or "quantifai", got {mapping!r}')
+    if mapping == "quantifai" and cell is not None:
+        raise ValueError('mapping="quantifai" has no pixel size; leave cell out or use mapping="physical"')
+    uvw = meerkat_uvw(hours, declination=declination, integration=integration, min_elevation=min_elevation)
+    if mapping == "quantifai":
+        uv = uvw[:, :2].T
+        low, high = uv.amin(1, keepdim=True), uv.amax(1, keepdim=True)
+        return (2 * (uv - low) / (high - low) - 1) * math.pi
+    return uv_radians(uvw, frequency, default_cell(uvw, frequency) if cell is None else cell)
+
+
+def uv_radians(uv: Tensor, frequency: float | Tensor, cell: float) -> Tensor:
+    """Baselines in metres to radians per pixel.
+
+    On the sky V = sum I(l, m) exp(-2 pi i (u l + v m)) with u, v in wavelengths, l positive East, m positive North.
+    In the image rows grow to the North and columns to the *West* (FITS: right ascension grows to the left, CDELT1 < 0):
+    m = (r - H//2) cell, l = -(c - W//2) cell. Equating the phase with uv[0] (r - H//2) + uv[1] (c - W//2) gives
+
+        uv[0] = +2 pi v cell / lambda,    uv[1] = -2 pi u cell / lambda.
+
+    :param torch.Tensor uv: (M, 2) or (M, 3), u East, v North [m]; a w is ignored, see :func:`w_phase`.
+    :param frequency: scalar or (M,) [Hz].
+    :param float cell: pixel size [arcsec].
+    :returns: (2, M) float64 [rad/pixel].
+    :raises ValueError: for other shapes, and for a frequency or cell that is not finite and positive.
+    """
+    u, v = _wavelengths(uv, frequency)
+    scale = 2 * math.pi * _radians(cell)
+    return torch.stack([scale * v, -scale * u])
+
+
+def default_cell(uv: Tensor, frequency: float | Tensor, *, super_resolution: float = 1.0) -> float:
+    """Pixel size [arcsec] that puts the longest projected baseline B on the Nyquist frequency: 1 / (2 sr B_lambda).
+
+    :param torch.Tensor uv: (M, 2) or (M, 3) [m].
+    :param frequency: scalar or (M,) [Hz].
+    :param float super_resolution: sr, finer pixels by this factor; 1 to 2.5 is usual.
+    :raises ValueError: if all baselines are zero or super_resolution <= 0.
+    """
+    if not (math.isfinite(super_resolution) and super_resolution > 0):
+        raise ValueError(f"super_resolution must be finite and > 0, got {super_resolution}")
+    u, v = _wavelengths(uv, frequency)
+    longest = float(torch.hypot(u, v).max())
+    if not longest > 0:
+        raise ValueError("every baseline has length zero; there is no resolution to derive a cell from")
+    return 1 / (2 * super_resolution * longest) / ARCSEC
+
+
+def w_phase(uvw: Tensor, frequency: float | Tensor, cell: float, shape: Sequence[int]) -> tuple[float, float]:
+    """Largest phase [rad] that is lost by leaving w out: 2 pi |w| (1 - sqrt(1 - l^2 - m^2)).
+
+    :param torch.Tensor uvw: (M, 3) [m].
+    :param float cell: pixel size [arcsec]; tuple shape: (H, W) of the image.
+    :returns: at the middle of the further edge, and at the corner.
+    :raises ValueError: if uvw has no w, or the image reaches beyond the horizon.
+    """
+    if uvw.ndim != 2 or uvw.shape[1] != 3:
+        raise ValueError(f"w_phase needs uvw of shape (M, 3) in metres, got {tuple(uvw.shape)}")
+    _wavelengths(uvw, frequency)
+    w = float((uvw[:, 2].double() * torch.as_tensor(frequency, dtype=torch.float64) / C).abs().max())
+    m, l = (_radians(cell) * (n // 2) for n in shape)
+    if l**2 + m**2 > 1:
+        raise ValueError(f"an image of {shape} pixels of {cell} arcsec reaches beyond the horizon; check cell [arcsec]")
+    edge, corner = max(l, m) ** 2, l**2 + m**2
+    edge_phase, corner_phase = (2 * math.pi * w * s / (1 + math.sqrt(1 - s)) for s in (edge, corner))
+    return edge_phase, corner_phase  # 1 - sqrt(1 - s) = s / (1 + sqrt(1 - s)), without cancellation
+
+
+def _radians(cell: float) -> float:
+    if not (math.isfinite(cell) and cell > 0):
+        raise ValueError(f"cell must be finite and > 0 arcsec, got {cell}")
+    return float(cell) * ARCSEC
+
+
+def _wavelengths(uv: Tensor, frequency: float | Tensor) -> tuple[Tensor, Tensor]:
+    """u and v in wavelengths, (M,) float64 each."""
+    if uv.ndim != 2 or uv.shape[1] not in (2, 3) or len(uv) == 0:
+        mend = "; transpose it with uv.T" if uv.ndim == 2 and uv.shape[0] in (2, 3) else ""
+        raise ValueError(f"uv must be (M, 2) or (M, 3) in metres, M >= 1, got {tuple(uv.shape)}{mend}")
+    if not bool(torch.isfinite(uv).all()):
+        raise ValueError("uv holds NaN or inf; flag those rows and leave them out")
+    f = torch.as_tensor(frequency, dtype=torch.float64, device=uv.device)
+    if f.ndim > 1 or (f.ndim == 1 and len(f) not in (1, len(uv))):
+        raise ValueError(f"frequency must be a number or one per row ({len(uv)}), got shape {tuple(f.shape)}")
+    if not bool((torch.isfinite(f) & (f > 0)).all()):
+        raise ValueError("frequency must be finite and > 0 Hz")
+    uv = uv.double() * (f / C).reshape(-1, 1)
+    return uv[:, 0], uv[:, 1]

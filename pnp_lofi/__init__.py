@@ -1,0 +1,19 @@
+"""Plug-and-play imaging with LoFi: ``ADMM(op, LoFiPrior("radio"))(y)``."""
+
+from pnp_lofi.admm import ADMM
+from pnp_lofi.checkpoint import load_checkpoint, save_checkpoint
+from pnp_lofi.lofi import LoFi
+from pnp_lofi.priors import LoFiPrior
+from pnp_lofi.solution import Iterate, Solution
+from pnp_lofi.version import __version__
+
+__all__ = [
+    "ADMM",
+    "Iterate",
+    "LoFi",
+    "LoFiPrior",
+    "Solution",
+    "__version__",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,222 @@
+"""The command line: `pnp-lofi --help`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+solve = typer.Typer(no_args_is_help=True, help="Reconstruct an image from measurements.")
+simulate = typer.Typer(no_args_is_help=True, help="Make measurements of a known image.")
+app.add_typer(solve, name="solve")
+app.add_typer(simulate, name="simulate")
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Prior = Annotated[str, typer.Option(help="A shipped prior's name, or the path of a checkpoint.")]
+Precision = Annotated[
+    Literal["float32", "bfloat16", "auto"], typer.Option(help="Of the prior; auto: bfloat16 where it costs nothing.")
+]
+Iterations = Annotated[int, typer.Option(help="Iterations at most.")]
+
+
+def example(text: str) -> str:
+    """The help's last paragraph."""
+    return f"[bold]Example[/bold]: {text}"
+
+
+@app.callback()
+def about() -> None:
+    """Plug-and-play imaging with LoFi, a resolution-free local prior."""
+
+
+@app.command(epilog=example("pnp-lofi demo -o demo_output"))
+def demo(out: Out = Path("demo_output"), overwrite: Overwrite = False) -> None:
+    """Inpaint a photograph and image a simulated MeerKAT observation, against TV; a figure and a table."""
+    from pnp_lofi.demo import run
+
+    run(out, overwrite=overwrite)
+
+
+@app.command(
+    epilog=example("pnp-lofi train natural -o mine.safetensors --steps 2000   (ctrl-C, then the same with --resume)")
+)
+def train(
+    images: Annotated[str, typer.Argument(help='"natural", "radio" (both procedural), or a folder of images.')],
+    out: Out,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
+    size: Annotated[int, typer.Option(help="Side of the training crops [pixel].")] = 128,
+    objects: Annotated[int, typer.Option(help="Crops per step.")] = 16,
+    pixels: Annotated[int, typer.Option(help="Pixels drawn from each crop.")] = 512,
+    lr: Annotated[float, typer.Option(help="Adam's step at the start; cosine decay.")] = 2e-3,
+    sigma_min: Annotated[float | None, typer.Option(help="Lowest noise level, of range 1.")] = None,
+    sigma_max: Annotated[float | None, typer.Option(help="Highest noise level.")] = None,
+    low_precision: Annotated[float, typer.Option(help="Leading part of the steps done in bfloat16.")] = 0.0,
+    seed: int = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT.state.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a denoiser prior on procedural images or a folder of your own."""
+    from pnp_lofi.sources import train_prior
+
+    levels = {"sigma_min": sigma_min, "sigma_max": sigma_max}
+    figures = train_prior(
+        images, out, size=size, steps=steps, objects=objects, pixels=pixels, lr=lr, seed=seed,
+        low_precision=low_precision, resume=resume, overwrite=overwrite, command=" ".join(["pnp-lofi", *sys.argv[1:]]),
+        **{k: v for k, v in levels.items() if v is not None},
+    )  # fmt: skip
+    console.print(f"wrote {out}:", {k: round(v, 4) for k, v in figures.items()})
+
+
+@app.command(epilog=example("pnp-lofi denoise noisy.png --sigma 0.1 -o clean.png"))
+def denoise(
+    file: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF (range [0, 1]), npy or FITS (own units).")],
+    out: Out,
+    sigma: Annotated[float | None, typer.Option(help="Noise level [units of the image]; default: estimated.")] = None,
+    prior: Prior = "natural",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Remove Gaussian noise from an image; colour is done channel by channel."""
+    import torch
+
+    from pnp_lofi.files import check_writable
+    from pnp_lofi.images import load_image, save_image
+    from pnp_lofi.noise import estimate_image_noise
+    from pnp_lofi.priors import LoFiPrior
+
+    check_writable(out, overwrite=overwrite)
+    network = LoFiPrior(prior, precision=precision)
+    x = load_image(file)
+    level = estimate_image_noise(x) if sigma is None else sigma
+    with torch.no_grad():
+        save_image(out, network(x, level), overwrite=overwrite)
+    console.print(f"wrote {out}: noise level {level:.4g}" + (" (estimated)" if sigma is None else ""))
+
+
+@solve.command(
+    epilog=example("pnp-lofi solve inpaint photo.png --keep 0.3 -o filled.png")
+    + "  or  pnp-lofi solve inpaint damaged.png --mask kept.png -o filled.png"
+)
+def inpaint(
+    image: Annotated[Path, typer.Argument(help="The image.")],
+    out: Out,
+    keep: Annotated[float | None, typer.Option(help="Simulate: keep this part of the pixels at random.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Image of the same size; white marks measured pixels.")] = None,
+    prior: Prior = "natural",
+    sigma: Annotated[float | None, typer.Option(help="Noise of the measured pixels; default: none.")] = None,
+    iterations: Iterations = 50,
+    precision: Precision = "auto",
+    seed: int = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fill in the pixels that were not measured."""
+    from pnp_lofi.inpainting import inpaint_file
+
+    if (keep is None) == (mask is None):
+        raise ValueError("give either --keep (simulate a loss) or --mask (which pixels were measured)")
+    report = inpaint_file(
+        image, out, keep=keep, mask=mask, prior=prior, sigma=sigma, iterations=iterations, precision=precision,
+        seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+    _finish(out, report, overwrite)
+
+
+@simulate.command("radio", epilog=example("pnp-lofi simulate radio SKY.fits --hours 2 --snr 30 -o OBS.h5"))
+def simulate_radio(
+    sky: Annotated[Path, typer.Argument(help="Image of the sky, FITS [Jy/pixel] or npy/PNG.")],
+    out: Out,
+    hours: Annotated[float, typer.Option(help="Length of the track about transit [h].")] = 2.0,
+    snr: Annotated[float, typer.Option(help="20 log10(|vis| / |noise|) [dB].")] = 30.0,
+    declination: Annotated[float, typer.Option(help="Of the phase centre [deg].")] = -30.0,
+    frequency: Annotated[float, typer.Option(help="[Hz]")] = 1.4e9,
+    integration: Annotated[float, typer.Option(help="Of one dump [s].")] = 240.0,
+    min_elevation: Annotated[float, typer.Option(help="[deg]")] = 15.0,
+    cell: Annotated[float | None, typer.Option(help="Pixel [arcsec]; default: longest baseline at Nyquist.")] = None,
+    seed: int = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Observe a sky with MeerKAT's 64 antennas."""
+    from pnp_lofi.files import check_writable
+    from pnp_lofi.images import load_image
+    from pnp_lofi.observation import write_observation
+    from pnp_lofi.radio import simulate as observe
+
+    check_writable(out, overwrite=overwrite)
+    obs = observe(
+        load_image(sky, grey=True)[0, 0].numpy(), hours=hours, snr=snr, declination=declination, frequency=frequency,
+        integration=integration, min_elevation=min_elevation, cell=cell, seed=seed,
+    )  # fmt: skip
+    write_observation(out, obs, overwrite=overwrite)
+    console.print(f"wrote {out}: {len(obs.vis)} visibilities, cell {obs.cell:.3f} arcsec, image {sky}")
+
+
+@solve.command("radio", epilog=example("pnp-lofi solve radio OBS.h5 --size 512 --prior radio -o OUT.fits"))
+def solve_radio(
+    observation: Annotated[Path, typer.Argument(help="OBS.h5 (docs/obs_h5.md).")],
+    out: Out,
+    size: Annotated[int | None, typer.Option(help="Side of the image [pixel]; default: the truth's, else 512.")] = None,
+    cell: Annotated[float | None, typer.Option(help="Pixel size [arcsec]; default: the observation's.")] = None,
+    prior: Prior = "radio",
+    sigma: Annotated[
+        float | None, typer.Option(help="Noise of the whitened data; default: from the weights, else estimated.")
+    ] = None,
+    iterations: Iterations = 50,
+    precision: Precision = "float32",
+    overwrite: Overwrite = False,
+) -> None:
+    """Image visibilities: FITS of sky, dirty image and residual, a PNG of all, a JSON of what was run."""
+    from pnp_lofi.radio import image_file
+
+    report = image_file(
+        observation, out, size=size, cell=cell, prior=prior, sigma=sigma, iterations=iterations, precision=precision,
+        overwrite=overwrite,
+    )  # fmt: skip
+    _finish(out, report, overwrite)
+
+
+@app.command(epilog=example("pnp-lofi info radio"))
+def info(checkpoint: Annotated[str, typer.Argument(help="A shipped prior's name, or a checkpoint's path.")]) -> None:
+    """What a checkpoint holds."""
+    from pnp_lofi.checkpoint import find_checkpoint, load_checkpoint
+
+    model, header = load_checkpoint(checkpoint)
+    table = Table(show_header=False, title=str(find_checkpoint(checkpoint)))
+    table.add_row("parameters", f"{sum(p.numel() for p in model.parameters()):,}")
+    for key, value in header.items():
+        table.add_row(key, json.dumps(value))
+    console.print(table)
+
+
+def _finish(out: Path, report: dict[str, Any], overwrite: bool) -> None:
+    """Write the JSON beside the picture and print the figures."""
+    from pnp_lofi.files import write_json
+    from pnp_lofi.version import __version__
+
+    about = {"pnp_lofi": __version__, "command": " ".join(["pnp-lofi", *sys.argv[1:]])}
+    write_json(out.with_suffix(".json"), about | report, overwrite=overwrite)
+    table = Table(show_header=False)
+    for key, value in report.items():
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point: an error of the user's is one line, not a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        Console(stderr=True).print(f"[red]error[/red]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

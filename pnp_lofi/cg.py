@@ -1,0 +1,197 @@
+"""Linear algebra on images: conjugate gradients, the normal equations, the norm of an operator."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+Linear = Callable[[Tensor], Tensor]
+BREAKDOWN = 1e-6  # relative size of a Lanczos vector that is only rounding: the Krylov space is exhausted
+
+
+class CGInfo(NamedTuple):
+    """How a solve ended.
+
+    :param int iterations: applications of the operator by the slowest item.
+    :param torch.Tensor residual: (B,) ||b - N x|| / ||b||, by CG's own recursion.
+    :param bool converged: whether every item reached the tolerance.
+    """
+
+    iterations: int
+    residual: Tensor
+    converged: bool
+
+
+class _LinearMap(torch.autograd.Function):
+    """x -> L x whose derivative is the adjoint that was given, hence differentiable any number of times."""
+
+    @staticmethod
+    def forward(x: Tensor, apply: Linear, adjoint: Linear) -> Tensor:
+        return apply(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Linear, Linear], output: Tensor) -> None:
+        ctx.apply_map, ctx.adjoint_map = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
+        return _LinearMap.apply(grad[0], ctx.adjoint_map, ctx.apply_map), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangent: Tensor) -> Tensor:
+        return _LinearMap.apply(tangent[0], ctx.apply_map, ctx.adjoint_map)
+
+
+def linear_map(x: Tensor, apply: Linear, adjoint: Linear) -> Tensor:
+    """L x, with L^H for its derivative: for linear maps that run outside of autograd.
+
+    :param torch.Tensor x: real or complex.
+    :param Callable apply: L.
+    :param Callable adjoint: L^H with respect to Re<., .>, so that a real x gets a real gradient.
+    """
+    return _LinearMap.apply(x, apply, adjoint)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Re<a, b> of each item, (B,)."""
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+    return torch.linalg.vecdot(a.reshape(len(a), -1), b.reshape(len(b), -1))
+
+
+@torch.no_grad()
+def conjugate_gradient(
+    normal: Linear, rhs: Tensor, init: Tensor | None = None, *, tol: float = 1e-5, max_iter: int = 50
+) -> tuple[Tensor, CGInfo]:
+    """Solve N x = b for a self-adjoint N >= 0 that acts on each item of the batch alike.
+
+    Every item has its own step length and stops on its own, when ||b - N x|| <= tol ||b|| or when <p, N p> is no
+    longer positive, which is where rounding has taken over. Not differentiated: :func:`solve_normal` is.
+
+    :param Callable normal: N, (B, ...) to (B, ...).
+    :param torch.Tensor rhs: b, (B, ...), real or complex; the inner product is Re<., .>.
+    :param torch.Tensor init: where to start, the shape of b; default zero.
+    :param float tol: relative residual; int max_iter: steps at most.
+    :returns: x and a :class:`CGInfo`.
+    :raises ValueError: if init does not have the shape of b.
+    Source: Hestenes and Stiefel 1952.
+    """
+    if init is not None and init.shape != rhs.shape:
+        raise ValueError(f"init must have the shape of rhs, {tuple(rhs.shape)}, got {tuple(init.shape)}")
+    spread = (-1,) + (1,) * (rhs.ndim - 1)
+    size = _dot(rhs, rhs).sqrt()
+    if init is None:
+        x, r = torch.zeros_like(rhs), rhs.clone()
+    else:
+        x = torch.where(size.view(spread) == 0, torch.zeros_like(rhs), init.to(rhs.dtype))
+        r = rhs - normal(x)
+    p, power, iterations = r.clone(), _dot(r, r), 0
+    active = power.sqrt() > tol * size
+    while iterations < max_iter and bool(active.any()):
+        q = normal(p)
+        curvature = _dot(p, q)
+        active = active & (curvature > 0)
+        step = torch.where(active, power / curvature, 0).to(x.dtype).view(spread)
+        x.addcmul_(p, step)
+        r.addcmul_(q, -step)
+        new = torch.where(active, _dot(r, r), power)
+        p.mul_(torch.where(active, new / power, 0).view(spread)).add_(r)
+        active = active & (new.sqrt() > tol * size)
+        power, iterations = new, iterations + 1
+    residual = power.sqrt() / torch.where(size > 0, size, 1)
+    return x, CGInfo(iterations, residual, bool((residual <= tol).all()))
+
+
+def damped_solve(
+    normal: Linear,
+    rhs: Tensor,
+    alpha: float | Tensor,
+    init: Tensor | None = None,
+    *,
+    tol: float = 1e-5,
+    max_iter: int = 50,
+) -> tuple[Tensor, CGInfo]:
+    """(N + alpha)^-1 b by conjugate gradients; differentiable in b by a second solve (implicitly).
+
+    :param float alpha: >= 0, or a tensor that broadcasts against b.
+    """
+    infos: list[CGInfo] = []
+
+    def damped(x: Tensor) -> Tensor:
+        return normal(x) + alpha * x
+
+    def solve(b: Tensor) -> Tensor:
+        start = init if not infos else None  # the first call is ours, later ones are gradients
+        x, info = conjugate_gradient(damped, b, start, tol=tol, max_iter=max_iter)
+        infos.append(info)
+        return x
+
+    return linear_map(rhs, solve, solve), infos[0]
+
+
+def check_alpha(alpha: float) -> None:
+    """:raises ValueError: unless alpha is finite and >= 0."""
+    if not (math.isfinite(alpha) and alpha >= 0):
+        raise ValueError(f"alpha must be finite and >= 0, got {alpha}; it is sigma_n^2 / sigma_d^2")
+
+
+def solve_normal(
+    op: LinearPhysics,
+    rhs: Tensor,
+    alpha: float,
+    init: Tensor | None = None,
+    *,
+    tol: float = 1e-5,
+    max_iter: int = 50,
+) -> tuple[Tensor, CGInfo]:
+    """(A^H A + alpha)^-1 b: by the operator's own ``solve_normal`` where it has one, else by conjugate gradients.
+
+    :param LinearPhysics op: forward operator A.
+    :param torch.Tensor rhs: b, (B, C, H, W).
+    :param float alpha: >= 0.
+    :param torch.Tensor init: where to start; closed forms need none.
+    :param float tol: relative residual; int max_iter: steps at most.
+    :returns: x, differentiable in b, and a :class:`CGInfo`.
+    :raises ValueError: if alpha is negative or not finite.
+    """
+    check_alpha(alpha)
+    if hasattr(op, "solve_normal"):
+        return op.solve_normal(rhs, alpha, init=init, tol=tol, max_iter=max_iter)
+    return damped_solve(op.A_adjoint_A, rhs, alpha, init, tol=tol, max_iter=max_iter)
+
+
+@torch.no_grad()
+def operator_norm(op: LinearPhysics, like: Tensor, *, iterations: int = 30, seed: int = 0) -> float:
+    """L, the largest eigenvalue of A^H A, by Lanczos.
+
+    One application of A^H A a step, as in power iteration, whose vectors span the same space; taking the best vector
+    of the whole space gives in 30 steps what power iteration needs hundreds for. The value is approached from below.
+
+    :param LinearPhysics op: forward operator A.
+    :param torch.Tensor like: (B, C, H, W), an image with the shape, dtype and device to work in; its values are unused.
+    :param int iterations: steps at most.
+    :param int seed: of the first vector, the same on every device.
+    :raises ValueError: if A^H A gives NaN or inf.
+    Source: Golub and Van Loan, Matrix Computations, section 10.1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    v = torch.randn((1, *like.shape[1:]), dtype=like.dtype, generator=generator).to(like.device)
+    v = v / v.norm()
+    before, diagonal, off = torch.zeros_like(v), [], [0.0]
+    for _ in range(iterations):
+        w = op.A_adjoint_A(v)
+        diagonal.append(float(_dot(v, w)))
+        w = w - diagonal[-1] * v - off[-1] * before
+        size = float(w.norm())
+        if not math.isfinite(size):
+            raise ValueError("A^H A of a finite image is NaN or inf; check the operator's geometry and weights")
+        off.append(size)
+        if size <= BREAKDOWN * max(diagonal):
+            break
+        before, v = v, w / size
+    beta = torch.tensor(off[1:-1], dtype=torch.float64)
+    T = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(beta, 1) + torch.diag(beta, -1)
+    return float(torch.linalg.eigvalsh(T)[-1])

@@ -1,0 +1,104 @@
+"""Checkpoints: safetensors with one JSON header. Never pickle."""
+
+import json
+import os
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pnp_lofi.lofi import LoFi
+
+FORMAT = 1
+KEY = "pnp_lofi"
+
+
+def shipped() -> list[str]:
+    """Names of the priors that come with the package."""
+    folder = files("pnp_lofi") / "weights"
+    return sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors"))
+
+
+def find_checkpoint(name: str | os.PathLike[str]) -> Path:
+    """The file behind a shipped name or a path.
+
+    :raises FileNotFoundError: naming what is shipped.
+    """
+    if str(name) in shipped():
+        with as_file(files("pnp_lofi") / "weights" / f"{name}.safetensors") as path:
+            return path
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no prior named {str(name)!r} and no file of that path; shipped priors: {', '.join(shipped())}"
+        )
+    return path
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    """Write a safetensors file with a JSON header, whole or not at all."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {KEY: json.dumps(header)})
+    os.replace(part, path)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what ``write_tensors`` wrote.
+
+    :raises ValueError: if the file is truncated, a pickle, or not ours.
+    """
+    path = Path(path)
+    with path.open("rb") as f:
+        start = f.read(4)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise ValueError(
+            f"{path} is a pickle (torch.save), which can run code when it is read; pnp_lofi reads safetensors only"
+        )
+    try:
+        with safe_open(path, framework="pt") as f:
+            meta = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file (truncated?): {error}") from error
+    if KEY not in meta:
+        raise ValueError(f"{path} has no pnp_lofi header; it was not written by save_checkpoint")
+    return tensors, json.loads(meta[KEY])
+
+
+def save_checkpoint(path: str | os.PathLike[str], model: LoFi, **about: Any) -> None:
+    """Write a LoFi network.
+
+    :param about: what the header tells besides the architecture: ``sigma_range`` [units of value_range],
+        ``value_range``, ``trained_on``, ``command``, ``metrics``. JSON values only.
+    """
+    header = {"format": FORMAT, "architecture": "LoFi", "config": model.config} | about
+    write_tensors(path, model.state_dict(), header)
+
+
+def load_checkpoint(name: str | os.PathLike[str]) -> tuple[LoFi, dict[str, Any]]:
+    """Read a LoFi network by shipped name or path.
+
+    :returns: the network in eval mode, and the header.
+    :raises FileNotFoundError: if there is no such name or file (lists the shipped names).
+    :raises ValueError: if the file is truncated, a pickle, of another format or another architecture.
+    """
+    path = find_checkpoint(name)
+    tensors, header = read_tensors(path)
+    if header.get("format") != FORMAT or header.get("architecture") != "LoFi":
+        raise ValueError(
+            f"{path} holds architecture {header.get('architecture')!r}, format {header.get('format')!r}; "
+            f"this version reads 'LoFi', format {FORMAT}"
+        )
+    try:
+        model = LoFi(**header["config"])
+        model.load_state_dict(tensors)
+    except (TypeError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{path}: the weights do not fit the architecture that its header names: {error}") from error
+    broken = [k for k, v in tensors.items() if not bool(torch.isfinite(v).all())]
+    if broken:
+        raise ValueError(f"{path}: NaN or inf in the weights {broken}")
+    return model.eval(), header

@@ -1,0 +1,59 @@
+"""Filling in missing pixels of an image file: what `pnp-lofi solve inpaint` does."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pnp_lofi.admm import ADMM
+from pnp_lofi.files import check_writable
+from pnp_lofi.images import load_image, save_image
+from pnp_lofi.metrics import psnr
+from pnp_lofi.operators import Mask, random_mask
+from pnp_lofi.priors import LoFiPrior
+
+
+def inpaint_file(
+    image: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    keep: float | None = None,
+    mask: str | os.PathLike[str] | None = None,
+    prior: str = "natural",
+    sigma: float | None = None,
+    iterations: int = 60,
+    precision: Any = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Inpaint a file and write the result.
+
+    :param float keep: simulate: keep this part of the pixels; mask: file whose white pixels were measured.
+    :param float sigma: noise of the measured pixels [units of the image]; None: they are exact.
+    :returns: what was run and its figures; PSNR where the whole image is known.
+    """
+    for path in (out, Path(out).with_suffix(".json")):
+        check_writable(path, overwrite=overwrite)
+    network = LoFiPrior(prior, precision=precision)
+    x = load_image(image)
+    if mask is None:
+        kept = random_mask(x.shape[-2:], keep if keep is not None else 1.0, seed)
+    else:
+        kept = load_image(mask, grey=True)[0, 0] > 0.5
+        if kept.shape != x.shape[-2:]:
+            raise ValueError(
+                f"the mask {mask} is {tuple(kept.shape)}, the image {tuple(x.shape[-2:])}; they must be of one size"
+            )
+    op = Mask(kept, sigma=sigma)
+    y = op.A(x)
+    if sigma is not None and mask is None:
+        noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
+        y = op.A(y + sigma * noise)
+    solution = ADMM(op, network, sigma_n=sigma or 0.0, max_iter=iterations, progress=True).solve(y)
+    save_image(out, solution.x, overwrite=overwrite)
+    report = {"image": str(image), "shape": list(x.shape), "kept": float(kept.float().mean()), "prior": prior,
+              "status": solution.status, "iterations": solution.iterations} | solution.metrics  # fmt: skip
+    if mask is None:
+        report |= {"psnr": psnr(solution.x, x, 1.0), "psnr_range": 1.0}
+    return report

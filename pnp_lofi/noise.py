@@ -1,0 +1,67 @@
+"""Noise levels, where the user gives none."""
+
+from collections.abc import Callable
+
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+ROUNDS, STEADY = 6, 0.03  # at most; relative change at which the level counts as found
+START = 0.3  # of the rms of the data: from above
+PART, QUANTILE = 0.3, 0.38532  # so much of |n| lies below that, n standard normal: the quiet places decide
+FEW = 200  # blocks from which on a median is taken
+
+
+def estimate_image_noise(x: Tensor, mask: Tensor | None = None) -> float:
+    """Standard deviation of white noise in an image, from a low quantile of its finest diagonal differences.
+
+    Texture as fine as the pixels counts as noise: the figure is an upper bound.
+
+    :param torch.Tensor x: (B, C, H, W), at least 2 x 2.
+    :param torch.Tensor mask: (H, W) or broadcastable to x, True where x was measured; 2 x 2 blocks with all four
+        pixels count, or neighbours in a row where there are fewer than 200 of those.
+    :returns: sigma [units of x].
+    :raises ValueError: if no two neighbouring pixels were measured.
+    Source: Donoho & Johnstone 1994 with the Haar wavelet at every shift; they take the median, which texture lifts.
+    """
+    kept = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.bool().expand(x.shape)
+    whole = kept[..., 1:, 1:] & kept[..., :-1, 1:] & kept[..., 1:, :-1] & kept[..., :-1, :-1]
+    difference, terms = (x[..., 1:, 1:] - x[..., :-1, 1:] - x[..., 1:, :-1] + x[..., :-1, :-1])[whole], 4
+    if difference.numel() < FEW:
+        pairs = kept[..., :-1] & kept[..., 1:]
+        difference, terms = (x[..., :-1] - x[..., 1:])[pairs], 2
+    if difference.numel() == 0:
+        raise ValueError("no two neighbouring pixels were measured: the noise cannot be estimated, pass sigma_n")
+    rank = max(1, round(PART * difference.numel()))
+    return float(difference.abs().flatten().kthvalue(rank).values) / terms**0.5 / QUANTILE
+
+
+def residual_level(y: Tensor, prediction: Tensor) -> float:
+    """rms of y - A x per real component, over the data that are not exactly zero (not measured)."""
+    difference = y - prediction
+    seen = int((y != 0).sum()) * (2 if y.is_complex() else 1)
+    return float(difference.abs()[y != 0].double().square().sum() / max(seen, 1)) ** 0.5
+
+
+def estimate_noise(op: LinearPhysics, y: Tensor, reconstruct: Callable[[float, Tensor | None], Tensor]) -> float:
+    """Noise per real component: by the operator's own ``estimate_noise(y)`` where it has one, else as the fixed
+    point of: reconstruct at a level, measure the residual.
+
+    The fixed point holds where the data outnumber what a reconstruction can fit, as visibilities do (1 % low on
+    MeerKAT's coverage); an operator of which that is not true should bring an estimate of its own.
+
+    :param Callable reconstruct: (level, start or None) -> image, a few iterations of a solver.
+    :returns: sigma_n [units of y].
+    """
+    if hasattr(op, "estimate_noise"):
+        return float(op.estimate_noise(y))
+    level = START * residual_level(y, torch.zeros_like(y))
+    x: Tensor | None = None
+    for _ in range(ROUNDS):
+        if level == 0:
+            break
+        x = reconstruct(level, x)
+        before, level = level, residual_level(y, op.A(x))
+        if abs(level / before - 1) < STEADY:
+            break
+    return level

@@ -1,0 +1,115 @@
+"""Where LoFi reads the image: Keys cubic interpolation, reflected borders, windows.
+
+Pixel positions are floats with pixel i's centre at i; ``positions`` maps the unit square to them.
+Everything here is plain torch and differentiable to second order in the positions.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad as torch_pad
+
+KEYS_A = -0.5  # reproduces straight ramps exactly; torch's -0.75 does not (docs/conventions.md)
+
+
+def keys_cubic(t: Tensor, a: float = KEYS_A) -> Tensor:
+    """Keys' cubic convolution kernel, support [-2, 2].
+
+    :param torch.Tensor t: distances [pixel], any shape.
+    :param float a: the kernel's free parameter.
+    :returns: weights, shape of ``t``.
+    Source: Keys 1981, IEEE TASSP 29(6), eq. 4 (there with a = -1/2).
+    """
+    t = t.abs()
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
+
+
+def reflect_index(index: Tensor, size: int) -> Tensor:
+    """Fold integer positions into 0..size-1 about the centres of the edge pixels (numpy's ``reflect``).
+
+    :param torch.Tensor index: integers, any shape, however far outside.
+    :param int size: number of pixels of the axis.
+    :returns: integers in [0, size), shape of ``index``.
+    """
+    if size == 1:
+        return torch.zeros_like(index)
+    period = 2 * (size - 1)
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)
+
+
+def reflect_pad(x: Tensor, margin: int) -> Tensor:
+    """Pad both image axes by reflection, also where the image is smaller than the margin.
+
+    :param torch.Tensor x: (B, C, H, W).
+    :param int margin: pixels added on each side.
+    :returns: (B, C, H + 2 margin, W + 2 margin).
+    """
+    if margin < min(x.shape[-2:]):
+        return torch_pad(x, (margin,) * 4, mode="reflect")
+    rows, columns = (reflect_index(torch.arange(-margin, n + margin, device=x.device), n) for n in x.shape[-2:])
+    return x.index_select(-2, rows).index_select(-1, columns)
+
+
+def positions(coords: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Pixel positions of points of the unit square: pixel i of N has its centre at (i + 1/2)/N.
+
+    :param torch.Tensor coords: (..., 2), (row, column) in [0, 1].
+    :param tuple shape: (H, W) of the image.
+    :returns: (..., 2) [pixel].
+    """
+    return coords * coords.new_tensor(shape) - 0.5
+
+
+def grid_coords(shape: tuple[int, int], *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The centres of all pixels of a grid, row by row.
+
+    :param tuple shape: (H, W).
+    :returns: (H W, 2), (row, column) in [0, 1].
+    """
+    axes = [(torch.arange(n, dtype=dtype) + 0.5) / n for n in shape]
+    return torch.cartesian_prod(*axes)
+
+
+def sample(x: Tensor, points: Tensor) -> Tensor:
+    """Keys cubic interpolation of an image at arbitrary positions, borders reflected.
+
+    :param torch.Tensor x: (B, C, H, W).
+    :param torch.Tensor points: (B, P, 2) pixel positions (row, column).
+    :returns: (B, P, C).
+    """
+    batch, channels, height, width = x.shape
+    base = points.detach().floor()
+    taps = torch.arange(-1, 3, device=x.device)
+    weights, index = [], []
+    for axis, size in enumerate((height, width)):
+        at = base[..., axis, None].long() + taps
+        weights.append(keys_cubic(points[..., axis, None] - at))
+        index.append(reflect_index(at, size))
+    flat = (index[0][..., :, None] * width + index[1][..., None, :]).reshape(batch, 1, -1)
+    values = x.reshape(batch, channels, -1).gather(2, flat.expand(-1, channels, -1))
+    values = values.reshape(batch, channels, *points.shape[1:-1], 4, 4)
+    return torch.einsum("bcpij,bpi,bpj->bpc", values, weights[0], weights[1])
+
+
+def stencil(offsets: Tensor, margin: int) -> Tensor:
+    """The matrix that interpolates fixed offsets out of a window around a pixel.
+
+    :param torch.Tensor offsets: (K, 2) [pixel], |offset| <= margin - 1.
+    :param int margin: the window is (2 margin + 1) pixels wide.
+    :returns: ((2 margin + 1)^2, K), differentiable in the offsets.
+    """
+    ticks = torch.arange(-margin, margin + 1, device=offsets.device, dtype=offsets.dtype)
+    rows, columns = (keys_cubic(ticks[:, None] - offsets[:, axis]) for axis in (0, 1))
+    return (rows[:, None, :] * columns[None, :, :]).reshape(-1, len(offsets))
+
+
+def windows(padded: Tensor, margin: int) -> Tensor:
+    """All windows of a padded image, as a view.
+
+    :param torch.Tensor padded: (B, C, H + 2 margin, W + 2 margin).
+    :returns: (B, H, W, C, S, S) with S = 2 margin + 1; no memory is copied.
+    """
+    size = 2 * margin + 1
+    return padded.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5)

@@ -1,0 +1,110 @@
+"""LoFiPrior: a trained LoFi network in a denoiser's slot."""
+
+import os
+from typing import Any, Literal
+
+import torch
+from deepinv.models import Denoiser
+from torch import Tensor
+
+from pnp_lofi.checkpoint import load_checkpoint
+from pnp_lofi.lofi import CHUNK, LoFi
+
+Precision = Literal["float32", "bfloat16", "auto"]
+BF16_FLOOR = 0.02  # sigma over the image's range above which bfloat16 costs < 0.01 dB (benchmarks/denoise.py)
+
+
+class LoFiPrior(Denoiser):
+    """D_sigma(x) by a LoFi network, at any image size, in memory set by ``chunk``.
+
+    A network for one channel runs on each channel of a multi-channel image.
+
+    :param ckpt: a shipped name ("natural", "radio"), a path to a checkpoint, or a ``LoFi``.
+    :param float sigma: noise level used where a call gives none [units of x].
+    :param scale: units of x that correspond to 1 in training. "auto": nothing to do for a scale-equivariant
+        network (all shipped ones), max |x| of each image for others.
+    :param bool nonneg: clip the result at zero.
+    :param str precision: "float32" computes in the dtype of x; "bfloat16" does the matrix products in
+        bfloat16; "auto" does so where the processor has it and sigma is at least 2 % of the image's range.
+    :param int chunk: pixels worked on at once.
+    :raises FileNotFoundError, ValueError: as ``load_checkpoint``; for an unknown precision.
+    Source: arXiv 2411.04995; scale equivariance and the noise input are ours.
+    """
+
+    def __init__(
+        self,
+        ckpt: str | os.PathLike[str] | LoFi,
+        sigma: float | None = None,
+        scale: float | Literal["auto"] = "auto",
+        nonneg: bool = False,
+        precision: Precision = "float32",
+        *,
+        chunk: int = CHUNK,
+    ) -> None:
+        super().__init__()
+        if precision not in ("float32", "bfloat16", "auto"):
+            raise ValueError(f"precision must be 'float32', 'bfloat16' or 'auto', got {precision!r}")
+        if sigma is not None and not 0 < sigma < float("inf"):
+            raise ValueError(f"sigma must be finite and > 0, got {sigma}")
+        if scale != "auto" and not 0 < scale < float("inf"):
+            raise ValueError(f"scale must be 'auto' or a finite number > 0, got {scale}")
+        self.header: dict[str, Any] = {}
+        if isinstance(ckpt, LoFi):
+            self.model = ckpt.eval()
+        else:
+            self.model, self.header = load_checkpoint(ckpt)
+        self.sigma, self.scale, self.nonneg, self.precision, self.chunk = sigma, scale, nonneg, precision, chunk
+
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Denoise.
+
+        :param torch.Tensor x: (B, C, H, W).
+        :param sigma: standard deviation of the noise [units of x]: number, (B,), or map (B, 1, H, W).
+        :returns: (B, C, H, W).
+        :raises ValueError: for a wrong number of channels, sigma missing or not positive.
+        """
+        sigma = self.sigma if sigma is None else sigma
+        if sigma is None and self.model.equivariant:
+            raise ValueError("LoFiPrior needs the noise level: prior(x, sigma), or LoFiPrior(ckpt, sigma=...)")
+        need, channels = self.model.in_channels, x.shape[1] if x.ndim == 4 else 0
+        if need != channels and need != 1:
+            raise ValueError(
+                f"this prior was trained on {need} channels, got an image of shape {tuple(x.shape)}; "
+                "use a prior of as many channels or of one"
+            )
+        if need == 1 and channels > 1:
+            folded = x.reshape(-1, 1, *x.shape[-2:])
+            return self._denoise(folded, _per_channel(sigma, x)).reshape(x.shape)
+        return self._denoise(x, sigma)
+
+    def _denoise(self, x: Tensor, sigma: float | Tensor | None) -> Tensor:
+        if self.model.equivariant:
+            out = self.model(x, sigma, chunk=self.chunk, compute_dtype=self._compute_dtype(x, sigma))
+        else:
+            scale: float | Tensor = self.scale if self.scale != "auto" else x.abs().amax((1, 2, 3), keepdim=True)
+            out = self.model(x / scale, chunk=self.chunk) * scale
+        return out.clamp_min(0) if self.nonneg else out
+
+    def _compute_dtype(self, x: Tensor, sigma: float | Tensor | None) -> torch.dtype | None:
+        if self.precision == "bfloat16":
+            return torch.bfloat16
+        if self.precision == "float32" or x.dtype != torch.float32 or not _has_bfloat16(x.device):
+            return None
+        low, high = torch.aminmax(x.detach())
+        loud = float(torch.as_tensor(sigma).min()) >= BF16_FLOOR * float(high - low)
+        return torch.bfloat16 if loud else None
+
+
+def _per_channel(sigma: float | Tensor | None, x: Tensor) -> float | Tensor | None:
+    """The noise level of (B, C, H, W) for its channels as images (B C, 1, H, W)."""
+    if not isinstance(sigma, Tensor) or sigma.numel() == 1:
+        return sigma
+    if sigma.ndim == 1:
+        return sigma.repeat_interleave(x.shape[1])
+    return sigma.expand(*x.shape[:2], *x.shape[2:]).reshape(-1, 1, *x.shape[-2:])
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,0 +1,116 @@
+"""Conjugate gradients against dense linear algebra."""
+
+import pytest
+import torch
+from deepinv.physics import Denoising, LinearPhysics
+
+from pnp_lofi.cg import conjugate_gradient, linear_map, operator_norm, solve_normal
+
+
+def matrix(n: int, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
+    """A well-conditioned self-adjoint positive matrix."""
+    a = torch.randn(n, n, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return a @ a.mH / n + torch.eye(n, dtype=dtype)
+
+
+def dense_op(A: torch.Tensor, shape: tuple[int, int]) -> LinearPhysics:
+    """deepinv physics of a matrix, with neither closed forms nor a norm of its own."""
+
+    def forward(x: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        return x.flatten(2) @ A.T
+
+    def adjoint(y: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        return (y @ A.conj()).unflatten(-1, shape)
+
+    return LinearPhysics(A=forward, A_adjoint=adjoint, noise_model=None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
+def test_solution_is_the_dense_one(dtype: torch.dtype) -> None:
+    N, b = matrix(12, dtype=dtype), torch.randn(3, 12, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    tol = 1e-5 if b.real.dtype == torch.float32 else 1e-12
+    x, info = conjugate_gradient(lambda v: v @ N.T, b, tol=tol, max_iter=100)
+    torch.testing.assert_close(x, torch.linalg.solve(N, b.T).T, rtol=50 * tol, atol=50 * tol)
+    assert info.converged and x.dtype == dtype and info.residual.shape == (3,) and info.iterations <= 24
+
+
+def test_items_are_solved_on_their_own() -> None:
+    N = matrix(10)
+    b = torch.randn(3, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    b[0] = torch.linalg.eigh(N)[1][:, 0]  # one step
+    b[1] *= 1e8
+    batch, info = conjugate_gradient(lambda v: v @ N.T, b, tol=1e-10, max_iter=99)
+    alone = [conjugate_gradient(lambda v: v @ N.T, item[None], tol=1e-10, max_iter=99) for item in b]
+    assert alone[0][1].iterations == 1 and info.iterations == max(i.iterations for _, i in alone)
+    torch.testing.assert_close(batch, torch.cat([x for x, _ in alone]), rtol=1e-12, atol=1e-12)
+
+
+def test_start_and_limits() -> None:
+    N = matrix(10)
+    b = torch.randn(2, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    exact = torch.linalg.solve(N, b.T).T
+    x, info = conjugate_gradient(lambda v: v @ N.T, b, exact, tol=1e-9)
+    assert info.iterations == 0 and info.converged and x is not exact
+    _, info = conjugate_gradient(lambda v: v @ N.T, b, tol=1e-9, max_iter=2)
+    assert info.iterations == 2 and not info.converged
+    x, info = conjugate_gradient(lambda v: v @ N.T, 0 * b, torch.ones_like(b))
+    assert not x.any() and info.converged and not info.residual.any()
+    _, info = conjugate_gradient(lambda v: v @ N.T, b * torch.nan)
+    assert not info.converged
+
+
+def test_arguments_are_left_alone_and_memory_does_not_alias() -> None:
+    b, start = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.3)
+    x, _ = solve_normal(Denoising(), b, 1.0, start)  # deepinv's identity returns its argument
+    torch.testing.assert_close(x, b / 2)
+    assert bool((b == 1).all()) and bool((start == 0.3).all())
+
+
+def test_solve_normal_is_dense_and_differentiable() -> None:
+    A = torch.randn(7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    op = dense_op(A, (3, 4))
+    b = torch.randn(2, 1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5), requires_grad=True)
+    N = A.T @ A + 0.3 * torch.eye(12, dtype=torch.float64)
+    x, info = solve_normal(op, b, 0.3, tol=1e-13, max_iter=99)
+    torch.testing.assert_close(x.flatten(1), torch.linalg.solve(N, b.flatten(1).T).T)
+    assert info.converged
+
+    def solve(rhs: torch.Tensor) -> torch.Tensor:
+        return solve_normal(op, rhs, 0.3, tol=1e-13, max_iter=99)[0]
+
+    assert torch.autograd.gradcheck(solve, b) and torch.autograd.gradgradcheck(solve, b)
+
+
+def test_linear_map_has_forward_derivatives() -> None:
+    A = torch.randn(3, 4, dtype=torch.float64)
+    x = torch.randn(4, dtype=torch.float64, requires_grad=True)
+
+    def apply(v: torch.Tensor) -> torch.Tensor:
+        return linear_map(v, lambda t: A @ t.detach(), lambda t: A.T @ t.detach())
+
+    assert torch.autograd.gradcheck(apply, x, check_forward_ad=True)
+    torch.testing.assert_close(torch.func.vjp(apply, x)[1](torch.ones(3, dtype=torch.float64))[0], A.sum(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_norm_is_the_largest_eigenvalue(dtype: torch.dtype) -> None:
+    A = torch.randn(20, 35, dtype=dtype, generator=torch.Generator().manual_seed(6))
+    like = torch.zeros(2, 1, 5, 7, dtype=dtype)
+    exact = float(torch.linalg.matrix_norm(A, 2)) ** 2
+    found = operator_norm(dense_op(A, (5, 7)), like)
+    assert found == pytest.approx(exact, rel=1e-6)
+    assert found == operator_norm(dense_op(A, (5, 7)), like) and isinstance(found, float)
+    assert operator_norm(Denoising(), like.real) == pytest.approx(1.0, rel=1e-12)
+    assert operator_norm(dense_op(0 * A, (5, 7)), like) == 0
+
+
+def test_bad_input() -> None:
+    b = torch.ones(1, 1, 2, 2)
+    for alpha in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="alpha must be finite and >= 0"):
+            solve_normal(Denoising(), b, alpha)
+    with pytest.raises(ValueError, match=r"init must have the shape of rhs, \(1, 1, 2, 2\), got \(2, 2\)"):
+        solve_normal(Denoising(), b, 1.0, b[0, 0])
+    broken = LinearPhysics(A=lambda x, **k: x * torch.nan, A_adjoint=lambda y, **k: y, noise_model=None)
+    with pytest.raises(ValueError, match="NaN or inf"):
+        operator_norm(broken, b)

@@ -1,0 +1,81 @@
+"""Checkpoints: what goes in comes out, and what is not ours is refused."""
+
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pnp_lofi.checkpoint import find_checkpoint, load_checkpoint, read_tensors, save_checkpoint, shipped
+
+
+def test_round_trip(tiny, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, tiny, sigma_range=[0.1, 0.2], command="pnp-lofi train")
+    model, header = load_checkpoint(path)
+    q = torch.rand(1, 1, 9, 9)
+    torch.testing.assert_close(model(q, 0.1), tiny(q, 0.1), rtol=0, atol=0)
+    assert header["config"] == tiny.config
+    assert header["command"] == "pnp-lofi train"
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_shipped_priors_load_and_tell_what_they_are():
+    assert shipped() == ["natural", "radio"]
+    for name in shipped():
+        model, header = load_checkpoint(name)
+        assert find_checkpoint(name).stat().st_size < 2e6
+        assert {"trained_on", "command", "metrics", "sigma_range", "value_range"} <= header.keys()
+        assert sum(p.numel() for p in model.parameters()) < 200_000
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(FileNotFoundError, match="natural, radio"):
+        load_checkpoint("nature")
+
+
+def test_truncated(tiny, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, tiny)
+    data = path.read_bytes()
+    for size in (len(data) // 2, 6, 0):
+        path.write_bytes(data[:size])
+        with pytest.raises(ValueError, match="truncated"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickle(tiny, tmp_path, legacy):
+    path = tmp_path / "a.pt"
+    torch.save(tiny.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match="pickle"):
+        load_checkpoint(path)
+
+
+def test_other_architecture_and_foreign_files(tiny, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, tiny, architecture="DRUNet")
+    with pytest.raises(ValueError, match="'DRUNet'"):
+        load_checkpoint(path)
+    save_file({"w": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="no pnp_lofi header"):
+        load_checkpoint(path)
+
+
+def test_weights_that_do_not_fit_or_are_not_finite(tiny, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, tiny, config=tiny.config | {"features": 9})
+    with pytest.raises(ValueError, match="do not fit"):
+        load_checkpoint(path)
+    with torch.no_grad():
+        tiny.mlp.mixer_weights[0][0, 0] = float("nan")
+    save_checkpoint(path, tiny)
+    with pytest.raises(ValueError, match="NaN or inf"):
+        load_checkpoint(path)
+
+
+def test_header_that_lies_about_its_length(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", 10**12) + b"{}")
+    with pytest.raises(ValueError, match="not a whole safetensors"):
+        read_tensors(path)

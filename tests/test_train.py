@@ -1,0 +1,149 @@
+"""Training: it learns, it can be broken off, and it goes on to the same result."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from pnp_lofi import LoFi
+from pnp_lofi.checkpoint import load_checkpoint
+from pnp_lofi.train import Crops, Mixture, TrainSettings, train
+
+SETTINGS = TrainSettings(steps=60, objects=2, pixels=64, lr=3e-3, sigma_min=0.02, sigma_max=0.2)
+
+
+def network():
+    torch.manual_seed(0)
+    return LoFi(rays=4, rings=4, radius=2.5, hidden=(16,), features=8, mixer=(16,))
+
+
+def ramps(size=32, count=2):
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
+    return Crops([rows[None], columns[None], ((rows + columns) / 2)[None]], size, count)
+
+
+def test_it_learns_to_denoise(tmp_path):
+    settings = TrainSettings(steps=400, objects=2, pixels=128, lr=5e-3, sigma_min=0.1, sigma_max=0.1)
+    model = network()
+    train(model, ramps(), settings, tmp_path / "a.safetensors", progress=False)
+    clean = ramps()(torch.Generator().manual_seed(5))
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        error = (model(noisy, 0.1) - clean).square().mean()
+    assert float(error) < 0.25 * 0.1**2  # 16 points of a patch average a ramp's noise well below a half
+
+
+def test_resume_is_exact(tmp_path, monkeypatch):
+    whole = network()
+    expected = train(whole, ramps(), SETTINGS, tmp_path / "whole.safetensors", progress=False)
+
+    class Broken(Exception):
+        pass
+
+    calls = []
+
+    def breaks(generator):
+        calls.append(1)
+        if len(calls) > 37:
+            raise Broken
+        return ramps()(generator)
+
+    out = tmp_path / "part.safetensors"
+    with pytest.raises(Broken):
+        train(network(), breaks, SETTINGS, out, keep_every=10, progress=False)
+    assert not out.exists()
+    model = network()
+    got = train(model, ramps(), SETTINGS, out, resume=True, progress=False)
+    assert got == expected
+    for a, b in zip(model.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not (tmp_path / "part.safetensors.state").exists()
+
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from test_train import SETTINGS, network, ramps
+from dataclasses import replace
+from pnp_lofi.train import train
+torch.set_num_threads(1)
+def slow(g):
+    import time; time.sleep(0.02); print("step", flush=True); return ramps()(g)
+figures = train(network(), slow, SETTINGS, {out!r}, resume="--resume" in sys.argv, progress=False)
+print("done", figures["loss"])
+"""
+
+
+def test_ctrl_c_keeps_the_state_and_resumes_to_the_same_loss(tmp_path):
+    def run(out, *arguments):
+        script = SCRIPT.format(tests=os.path.dirname(__file__), out=str(out))
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    reference = run(tmp_path / "a.safetensors").communicate(timeout=120)[0].splitlines()[-1]
+    process = run(tmp_path / "b.safetensors")
+    for _ in range(15):
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    assert (tmp_path / "b.safetensors.state").exists()
+    resumed = run(tmp_path / "b.safetensors", "--resume").communicate(timeout=120)[0].splitlines()
+    assert resumed[-1] == reference
+    assert 0 < len(resumed) - 1 < SETTINGS.steps
+
+
+def test_resume_refuses_other_settings_and_nothing(tmp_path):
+    out = tmp_path / "a.safetensors"
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train(network(), ramps(), SETTINGS, out, resume=True, progress=False)
+
+    def stop(generator):
+        if time.time() - start > 0.2:
+            raise RuntimeError
+        return ramps()(generator)
+
+    start = time.time()
+    with pytest.raises(RuntimeError):
+        train(network(), stop, TrainSettings(steps=10**6, objects=2, pixels=8), out, keep_every=1, progress=False)
+    with pytest.raises(ValueError, match="other settings"):
+        train(network(), ramps(), SETTINGS, out, resume=True, progress=False)
+
+
+def test_checkpoint_says_what_it_is(tmp_path):
+    out = tmp_path / "a.safetensors"
+    figures = train(network(), ramps(), SETTINGS, out, about={"trained_on": "ramps"}, validate=lambda m: {"x": 1.0},
+                    progress=False)  # fmt: skip
+    _, header = load_checkpoint(out)
+    assert header["trained_on"] == "ramps"
+    assert header["metrics"] == figures
+    assert figures["x"] == 1.0
+    assert header["settings"]["steps"] == 60
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        train(network(), lambda g: ramps()(g) * float("nan"), SETTINGS, tmp_path / "a.safetensors", progress=False)
+
+
+def test_crops_and_mixtures():
+    g = torch.Generator().manual_seed(0)
+    batch = Crops([torch.rand(1, 20, 40), torch.rand(1, 8, 8)], 16, 5)(g)
+    assert batch.shape == (5, 1, 16, 16)
+    with pytest.raises(ValueError, match="at least 64 x 64"):
+        Crops([torch.rand(1, 20, 40)], 64, 5)
+    mixed = Mixture([lambda g: torch.zeros(1), lambda g: torch.ones(1)], [0.25, 0.75])
+    mean = torch.stack([mixed(g) for _ in range(2000)]).mean()
+    assert abs(float(mean) - 0.75) < 0.05
+
+
+@pytest.mark.parametrize("wrong", [{"sigma_min": 0}, {"sigma_min": 0.3, "sigma_max": 0.2}, {"steps": 0}, {"lr": -1}])
+def test_settings_are_checked(wrong):
+    with pytest.raises(ValueError, match="expected 0 < sigma_min|must be positive"):
+        TrainSettings(**wrong)
