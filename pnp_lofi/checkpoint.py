@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pnp_lofi.lofi import LoFi
 
@@ -42,7 +42,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor]
     """Write a safetensors file with a JSON header, whole or not at all."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {KEY: json.dumps(header)})
+    part.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {KEY: json.dumps(header)}))
     os.replace(part, path)
 
 

@@ -34,7 +34,7 @@ class Observation:
     """
 
     uvw: np.ndarray
-    frequency: np.ndarray
+    frequency: np.ndarray | float
     vis: np.ndarray
     weight: np.ndarray
     flag: np.ndarray
@@ -47,15 +47,15 @@ class Observation:
 
     def __post_init__(self) -> None:
         self.uvw = np.asarray(self.uvw, np.float64)
-        self.frequency = np.asarray(self.frequency, np.float64)
+        self.frequency = frequency = np.asarray(self.frequency, np.float64)
         self.vis = np.asarray(self.vis)
         self.weight = np.asarray(self.weight, np.float32)
         self.flag = np.asarray(self.flag, bool)
         if self.uvw.ndim != 2 or self.uvw.shape[1] not in (2, 3):
             raise ValueError(f"uvw must be (M, 3) or (M, 2) in metres, got {self.uvw.shape}")
         shapes = {name: getattr(self, name).shape for name in ("vis", "weight", "flag")}
-        if self.frequency.ndim:
-            shapes["frequency"] = self.frequency.shape
+        if frequency.ndim:
+            shapes["frequency"] = frequency.shape
         rows = self.uvw.shape[:1]
         if any(shape != rows for shape in shapes.values()):
             got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -69,7 +69,7 @@ class Observation:
             raise ValueError(f"cell must be finite and > 0 arcsec, got {self.cell}")
         if len(self.phase_centre) != 2 or not np.all(np.isfinite(self.phase_centre)):
             raise ValueError(f"phase_centre must be two finite numbers, RA and Dec [deg], got {self.phase_centre}")
-        if not np.all(np.isfinite(self.frequency)) or not np.all(self.frequency > 0):
+        if not np.all(np.isfinite(frequency) & (frequency > 0)):
             raise ValueError("frequency must be finite and > 0 Hz")
         if self.truth is not None and np.ndim(self.truth) != 2:
             raise ValueError(f"truth must be (H, W), got {np.shape(self.truth)}")
@@ -89,7 +89,8 @@ class Observation:
         """Only what is neither flagged nor of weight zero."""
         keep = ~self.flag & (self.weight > 0)
         kept = {name: getattr(self, name)[keep] for name in ("uvw", "vis", "weight", "flag")}
-        return replace(self, frequency=self.frequency[keep] if self.frequency.ndim else self.frequency, **kept)
+        frequency = np.asarray(self.frequency)
+        return replace(self, frequency=frequency[keep] if frequency.ndim else frequency, **kept)
 
 
 def write_observation(path: str | os.PathLike[str], obs: Observation, *, overwrite: bool = False) -> None:
@@ -143,9 +144,11 @@ def _read(f: h5py.File, path: Path) -> Observation:
         raise ValueError(f"{path} lacks {', '.join(lacks)}; docs/obs_h5.md tells the layout")
     groups = [name for name in (baselines, "frequency", "vis", "weight", "flag") if isinstance(f.get(name), h5py.Group)]
     if groups:
-        raise ValueError(f"{path}: {', '.join(groups)} should be data sets, not groups; docs/obs_h5.md tells the layout")
+        raise ValueError(f"{path}: {', '.join(groups)} should be data sets, not groups; see docs/obs_h5.md")
     rows = f["vis"].shape
-    centre = f.attrs.get("phase_centre_deg", (0.0, 0.0))
+    centre = np.ravel(f.attrs.get("phase_centre_deg", (0.0, 0.0)))
+    if len(centre) != 2:
+        raise ValueError(f"{path}: phase_centre_deg must be RA and Dec [deg], got {centre}")
     return Observation(
         f[baselines][()],
         f["frequency"][()],
@@ -153,7 +156,7 @@ def _read(f: h5py.File, path: Path) -> Observation:
         f["weight"][()] if "weight" in f else np.ones(rows, np.float32),
         f["flag"][()] if "flag" in f else np.zeros(rows, bool),
         float(f.attrs["cell_arcsec"]),
-        tuple(float(angle) for angle in np.atleast_1d(centre)),
+        (float(centre[0]), float(centre[1])),
         _text(f.attrs.get("telescope", "")),
         _text(f.attrs.get("description", "")),
         f["truth"][()] if "truth" in f else None,

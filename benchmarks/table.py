@@ -1,0 +1,222 @@
+"""Write the tables of README.md and docs/benchmarks.md from benchmarks/results/*.json.
+
+Replaces what stands between `<!-- table:NAME -->` and `<!-- end -->`. A table without results is left as it is.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.common import RESULTS, ROOT, machine_line
+
+FILES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class Sheet(NamedTuple):
+    """A table of text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def markdown(self) -> str:
+        lines = [f"**{self.title}**", ""] if self.title else []
+        lines += [_line(self.columns), _line(("---", *("---:" for _ in self.columns[1:])))]
+        return "\n".join(lines + [_line(row) for row in self.rows])
+
+
+def denoise(found: dict[str, Any]) -> list[Sheet]:
+    reference = list(found["reference"])
+    columns = ("sigma", "LoFi float32", "LoFi bfloat16", "lost by bfloat16 (worst image)", *reference)
+    rows = []
+    for row in found["quality"]:
+        lost = f"{row['loss']:.4f} ({row['largest_loss']:.4f})"
+        beside = (_number(row[name], 2) for name in reference)
+        rows.append((row["sigma"], _number(row["float32"], 2), _number(row["bfloat16"], 2), lost, *beside))
+    quality = Sheet(f"PSNR [dB], mean of {found['images']} images of Set12", columns, rows)
+    level = next(row for row in found["quality"] if row["sigma"] == "25/255")
+    accuracy = {
+        "LoFi, float32": level["float32"], "LoFi, bfloat16": level["bfloat16"], "DnCNN (deepinv)": level["DnCNN-S-25"],
+    }  # fmt: skip
+    columns = ("network", "parameters", "seconds", "over LoFi float32", "over LoFi bfloat16", "PSNR at 25/255 [dB]")
+    rows = [
+        (row["network"], f"{row['parameters']:,}", _number(row["seconds"], 3), _times(row["over_float32"]),
+         _times(row["over_bfloat16"]), _number(accuracy.get(row["network"]), 2))
+        for row in found["speed"]
+    ]  # fmt: skip
+    return [quality, Sheet(f"One image of {found['side']} x {found['side']}", columns, rows)]
+
+
+def inpaint(found: dict[str, Any]) -> list[Sheet]:
+    ours, tv = found["lofi"], found["tv"]
+    methods = {
+        f"TV (deepinv), tuned for the set: ths {tv['ths']:g}, alpha {tv['alpha']:g}": tv,
+        "LoFi-ADMM, untuned": ours,
+    }
+    rows = [
+        (name, _number(row["psnr"], 2), f"{row['psnr'] - tv['psnr']:+.2f}", _number(row["ssim"], 4),
+         _number(row["seconds"], 1), _times(row["seconds"] / tv["seconds"]))
+        for name, row in methods.items()
+    ]  # fmt: skip
+    columns = ("method", "PSNR [dB]", "over TV [dB]", "SSIM", "seconds an image", "time over TV's")
+    return [Sheet(f"Mean of {found['count']} images of Set12, {found['keep']:.0%} of the pixels kept", columns, rows)]
+
+
+def radio_m31(found: dict[str, Any]) -> list[Sheet]:
+    columns = ("method", "hours", "SNR [dB]", "over QuantifAI [dB]", "PSNR [dB]", "misfit", "iterations",
+               "denoiser / CG steps", "seconds", "peak memory [MB]", "error of sigma")  # fmt: skip
+    reference, rows = found["reference"], []
+    quantifai = reference["QuantifAI"]
+    hours = list(dict.fromkeys(str(row["hours"]) for row in found["rows"]))
+    for h in hours:
+        for name, values in reference.items():
+            gain = f"{values[h] - quantifai[h]:+.2f}"
+            rows.append((f"{name} (quoted)", h, _number(values[h], 2), gain, *("-" for _ in columns[4:])))
+        for best in (tv["best"] for tv in found["tv"] if str(tv["hours"]) == h):
+            gain = f"{best['snr'] - quantifai[h]:+.2f}"
+            rows.append((
+                f"TV (deepinv) in our ADMM, oracle-tuned: ths {best['ths']:g}", h, _number(best["snr"], 2), gain,
+                _number(best["psnr"], 2), _number(best["misfit"], 3), str(best["iterations"]), "-",
+                _number(best["seconds"], 1), "-", "-",
+            ))  # fmt: skip
+        for row in (row for row in found["rows"] if str(row["hours"]) == h):
+            error = row["noise_error"]
+            rows.append((
+                f"LoFi-ADMM, sigma {row['sigma']}", h, _number(row["snr"], 2), f"{row['snr'] - quantifai[h]:+.2f}",
+                _number(row["psnr"], 2), _number(row["misfit"], 3), f"{row['iterations']} ({row['status']})",
+                f"{row['denoiser_calls']} / {row['cg_steps']}", _number(row["seconds"], 1),
+                _number(row["peak_memory_mb"], 0), "-" if error is None else f"{error:+.1%}",
+            ))  # fmt: skip
+    return [Sheet(f"M31, QuantifAI's coverage, {found['data_snr']:g} dB", columns, rows)]
+
+
+def toeplitz(found: dict[str, Any]) -> list[Sheet]:
+    columns = ("coverage", "dtype, eps", "relative difference", "error, convolution", "error, A then A^H",
+               "A then A^H [ms]", "convolution [ms]", "speed-up", "kernel, once [s]")  # fmt: skip
+    rows = [
+        (row["coverage"], f"{row['dtype']}, {_eps(row['eps'])}", f"{row['difference']:.1e}",
+         f"{row['error_toeplitz']:.1e}", f"{row['error_nufft']:.1e}", _number(1e3 * row["nufft_seconds"], 1),
+         _number(1e3 * row["toeplitz_seconds"], 1), _times(row["speed_up"]), _number(row["kernel_seconds"], 2))
+        for row in found["rows"]
+    ]  # fmt: skip
+    quoted = [
+        (f"M = {row['visibilities']} (quoted)", "float32, default", "-", "-", "-", _number(row["nufft_ms"], 1),
+         _number(row["toeplitz_ms"], 1), _times(row["nufft_ms"] / row["toeplitz_ms"]), "-")
+        for row in found["reference"]["Quoted"]["rows"]
+    ]  # fmt: skip
+    return [Sheet(f"{found['side']} x {found['side']}", columns, rows + quoted)]
+
+
+def memory(found: dict[str, Any]) -> list[Sheet]:
+    columns = ("task", "side [pixel]", "image [MB]", "peak memory [MB]", "beyond imports [MB]", "PSNR [dB]", "seconds")
+    names = {"denoise": "denoising", "inpaint": "inpainting, {iterations} iterations"}
+    runs = [(name.format(**row[task]), row["side"], row[task]) for task, name in names.items() for row in found["rows"]]
+    full = found["full"]
+    if full:
+        runs.append((f"inpainting, whole ({full['iterations']} iterations)", full["side"], full))
+    rows = [("imports and network", "-", "-", _number(found["imports_mb"], 0), "0", "-", "-")]
+    for name, side, run in runs:
+        peak = run["peak_memory_mb"]
+        whole = not name.startswith("inpainting,") or "whole" in name  # a few iterations say nothing of quality
+        rows.append((
+            name, str(side), _number(4 * side**2 / 2**20, 1), _number(peak, 0), _number(peak - found["imports_mb"], 0),
+            _number(run["psnr"], 2) if whole else "-", _number(run["seconds"], 1),
+        ))  # fmt: skip
+    return [Sheet(f'Prior "{found["prior"]}"', columns, rows)]
+
+
+def demo(found: dict[str, Any]) -> list[Sheet]:
+    columns = ("problem", "method", "PSNR [dB]", "SSIM", "seconds", "peak memory [MB]")
+    rows = [
+        (row["problem"], row["method"], _number(row["psnr"], 2), _number(row["ssim"], 4), _number(row["seconds"], 1),
+         _number(row["peak_memory_mb"], 0))
+        for row in found["rows"]
+    ]  # fmt: skip
+    return [Sheet("", columns, rows)]
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
+    "demo": demo,
+    "denoise": denoise,
+    "inpaint": inpaint,
+    "memory": memory,
+    "radio_m31": radio_m31,
+    "toeplitz": toeplitz,
+}
+
+
+def block(name: str, folder: Path) -> str | None:
+    """The text between the markers, or None without results."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    parts = [sheet.markdown() for sheet in TABLES[name](found)]
+    sources = [f"{key}: {value['source']}." for key, value in found.get("reference", {}).items() if "source" in value]
+    if "machine" in found:
+        sources.append(f"Measured on {machine_line(found['machine'])}.")
+    return "\n\n".join(parts + ([" ".join(sources)] if sources else [])) + "\n"
+
+
+def refresh(text: str, folder: Path) -> str:
+    """The text with its tables made anew.
+
+    :raises KeyError: for a marker of a name that no table has.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        if match[2] not in TABLES:
+            raise KeyError(f"no table named {match[2]!r}; there are {', '.join(TABLES)}")
+        body = block(match[2], folder)
+        if body is None:
+            print(f"no results of {match[2]!r} in {folder}: its table stays", file=sys.stderr)
+            return match[0]
+        return f"{match[1]}{body}{match[3]}"
+
+    return BLOCK.sub(replace, text)
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
+
+
+def _eps(eps: float | None) -> str:
+    return "default" if eps is None else f"{eps:g}"
+
+
+def main() -> None:
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.table", description=__doc__,
+        epilog="example: python -m benchmarks.table --check", formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    made.add_argument("--check", action="store_true", help="change nothing; status 1 if a file would change")
+    made.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON (benchmarks/results)")
+    args = made.parse_args()
+    stale = False
+    for path in (path for path in FILES if path.is_file()):
+        before = path.read_text(encoding="utf-8")
+        after = refresh(before, args.results)
+        if after == before:
+            continue
+        stale = True
+        if not args.check:
+            path.write_text(after, encoding="utf-8")
+        print(f"{path.relative_to(ROOT)} {'is out of date' if args.check else 'written'}")
+    raise SystemExit(1 if args.check and stale else 0)
+
+
+if __name__ == "__main__":
+    main()

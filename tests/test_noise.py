@@ -1,0 +1,40 @@
+"""The noise level that nobody gave."""
+
+import pytest
+import torch
+
+from pnp_lofi import ADMM, LoFiPrior
+from pnp_lofi.leaves import dead_leaves
+from pnp_lofi.noise import estimate_image_noise
+from pnp_lofi.operators import Mask, random_mask
+from pnp_lofi.radio import measurement, simulate
+from pnp_lofi.skies import radio_sky
+
+
+@pytest.mark.parametrize("snr", [20.0, 30.0])
+def test_visibilities(snr):
+    sky = radio_sky(1, 128, seed=20_010)
+    obs = simulate(sky[0, 0].numpy(), hours=1, snr=snr, integration=480.0)
+    obs.absolute_weights, obs.weight = False, 5 * obs.weight  # relative weights: nothing tells the level
+    op, y = measurement(obs, (128, 128))
+    truth = float((y - op.A(sky)).abs().square().mean().sqrt()) / 2**0.5
+    metrics = ADMM(op, LoFiPrior("radio"), nonneg=True, max_iter=12).solve(y).metrics
+    assert metrics["sigma_n"] == pytest.approx(truth, rel=0.1)
+    assert op.sigma is None
+
+
+@pytest.mark.parametrize("keep", [0.3, 1.0])
+@pytest.mark.parametrize("sigma", [0.05, 0.1])
+def test_pixels(keep, sigma):
+    x = dead_leaves(1, 256, seed=20_011)
+    mask = random_mask((256, 256), keep)
+    y = Mask(mask, sigma=sigma)(x)
+    assert Mask(mask).estimate_noise(y) == pytest.approx(sigma, rel=0.1)
+
+
+def test_white_noise_alone_and_few_pixels():
+    x = 0.7 * torch.randn(1, 1, 300, 300, generator=torch.Generator().manual_seed(0))
+    assert estimate_image_noise(x) == pytest.approx(0.7, rel=0.02)
+    assert estimate_image_noise(x, random_mask((300, 300), 0.05)) == pytest.approx(0.7, rel=0.1)
+    with pytest.raises(ValueError, match="pass sigma_n"):
+        estimate_image_noise(x, random_mask((300, 300), 1e-5))

@@ -1,0 +1,92 @@
+"""LoFiPrior: a denoiser in deepinv's sense, and what the shipped ones are worth on images of our own."""
+
+import deepinv
+import pytest
+import torch
+
+from pnp_lofi import LoFi, LoFiPrior, save_checkpoint
+from pnp_lofi.leaves import dead_leaves
+from pnp_lofi.metrics import psnr
+from pnp_lofi.skies import radio_sky
+
+
+def noisy(x, sigma, seed=0):
+    return x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_rgb_runs_per_channel_with_one_level_or_several(tiny):
+    prior, x = LoFiPrior(tiny), torch.rand(2, 3, 9, 9)
+    sigma = torch.tensor([0.1, 0.3])
+    apart = torch.stack([torch.cat([prior(x[b : b + 1, c : c + 1], float(sigma[b])) for c in range(3)], 1)[0]
+                         for b in range(2)])  # fmt: skip
+    torch.testing.assert_close(prior(x, sigma), apart)
+    torch.testing.assert_close(prior(x, sigma[:, None, None, None].expand(2, 1, 9, 9)), apart)
+
+
+def test_wrong_channel_count():
+    prior = LoFiPrior(LoFi(2, rays=2, rings=2, hidden=(4,), features=2, mixer=(4,)))
+    with pytest.raises(ValueError, match="trained on 2 channels"):
+        prior(torch.rand(1, 3, 8, 8), 0.1)
+
+
+def test_level_at_construction_and_missing(tiny):
+    x = torch.rand(1, 1, 8, 8)
+    torch.testing.assert_close(LoFiPrior(tiny, sigma=0.2)(x), LoFiPrior(tiny)(x, 0.2))
+    with pytest.raises(ValueError, match="needs the noise level"):
+        LoFiPrior(tiny)(x)
+
+
+@pytest.mark.parametrize("wrong", [{"sigma": 0.0}, {"sigma": -1.0}, {"scale": 0.0}, {"precision": "half"}])
+def test_arguments_are_checked(tiny, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LoFiPrior(tiny, **wrong)
+
+
+def test_plain_network_is_scaled():
+    torch.manual_seed(0)
+    plain = LoFi(rays=2, rings=2, radius=1.5, hidden=(4,), features=2, mixer=(4,), equivariant=False)
+    x = torch.rand(1, 1, 8, 8)
+    torch.testing.assert_close(LoFiPrior(plain, scale=50.0)(50 * x, 0.1), 50 * plain(x))
+    peak = float(x.max())
+    torch.testing.assert_close(LoFiPrior(plain)(x, 0.1), peak * plain(x / peak))
+
+
+def test_nonneg_dtype_and_checkpoint(tiny, tmp_path):
+    save_checkpoint(tmp_path / "a.safetensors", tiny)
+    prior = LoFiPrior(tmp_path / "a.safetensors", nonneg=True)
+    x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert float(prior(x, 0.1).min()) == 0
+    assert prior.double()(x.double(), 0.1).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["natural", "radio"])
+def test_shipped_priors_vanish_with_the_noise(name):
+    x = dead_leaves(1, 64, seed=99)
+    assert float((LoFiPrior(name)(x, 1e-4) - x).abs().max()) < 5e-3
+
+
+def test_natural_beats_deepinvs_tv_by_a_decibel():
+    x = dead_leaves(4, 128, seed=20_001)
+    y = noisy(x, 0.1)
+    tv = max(psnr(deepinv.models.TVDenoiser(n_it_max=200)(y, t), x, 1.0) for t in (0.05, 0.08, 0.12, 0.18))
+    with torch.no_grad():
+        assert psnr(LoFiPrior("natural")(y, 0.1), x, 1.0) > tv + 1
+
+
+def test_radio_prior_serves_two_decades_of_noise():
+    x = radio_sky(4, 128, seed=20_002)
+    for sigma in (1e-3, 1e-2, 1e-1):
+        with torch.no_grad():
+            gain = psnr(LoFiPrior("radio")(noisy(x, sigma), sigma), x, 1.0) - psnr(noisy(x, sigma), x, 1.0)
+        assert gain > 6
+
+
+def test_auto_precision_costs_less_than_a_hundredth_of_a_decibel():
+    x = dead_leaves(2, 128, seed=20_003)
+    for sigma in (0.02, 0.1):
+        y = noisy(x, sigma)
+        with torch.no_grad():
+            full, auto = LoFiPrior("natural")(y, sigma), LoFiPrior("natural", precision="auto")(y, sigma)
+        assert abs(psnr(full, x, 1.0) - psnr(auto, x, 1.0)) < 0.01
+    y = noisy(x, 1e-3)
+    torch.testing.assert_close(LoFiPrior("natural", precision="auto")(y, 1e-3), LoFiPrior("natural")(y, 1e-3))
