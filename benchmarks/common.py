@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -175,11 +176,11 @@ def report(name: str, payload: dict[str, Any], folder: Path = RESULTS) -> None:
     console = Console(width=None if sys.stdout.isatty() else 180)
     sheets: list[Sheet] = TABLES[name](json.loads(path.read_text()))
     for sheet in sheets:
-        table = Table(title=sheet.title, title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(title=escape(sheet.title), title_justify="left", box=box.SIMPLE_HEAD)
         for k, column in enumerate(sheet.columns):
-            table.add_column(column, justify="right" if k else "left")
+            table.add_column(escape(column), justify="right" if k else "left")
         for row in sheet.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
     print(machine_line(machine()))
     print(f"written: {path}")

@@ -32,7 +32,8 @@ class Sheet(NamedTuple):
 
 def denoise(found: dict[str, Any]) -> list[Sheet]:
     reference = list(found["reference"])
-    columns = ("sigma", "LoFi float32", "LoFi bfloat16", "lost by bfloat16 (worst image)", *reference)
+    quoted = (f"{name} (quoted)" for name in reference)
+    columns = ("sigma", "LoFi float32", "LoFi bfloat16", "lost by bfloat16 (worst image)", *quoted)
     rows = []
     for row in found["quality"]:
         lost = f"{row['loss']:.4f} ({row['largest_loss']:.4f})"
@@ -40,23 +41,23 @@ def denoise(found: dict[str, Any]) -> list[Sheet]:
         rows.append((row["sigma"], _number(row["float32"], 2), _number(row["bfloat16"], 2), lost, *beside))
     quality = Sheet(f"PSNR [dB], mean of {found['images']} images of Set12", columns, rows)
     level = next(row for row in found["quality"] if row["sigma"] == "25/255")
-    accuracy = {
-        "LoFi, float32": level["float32"], "LoFi, bfloat16": level["bfloat16"], "DnCNN (deepinv)": level["DnCNN-S-25"],
-    }  # fmt: skip
+    accuracy = {f"LoFi, {precision}": _number(level[precision], 2) for precision in ("float32", "bfloat16")}
+    accuracy["DnCNN (deepinv)"] = f"{_number(level['DnCNN-S-25'], 2)} (DnCNN-S-25, quoted)"
     columns = ("network", "parameters", "seconds", "over LoFi float32", "over LoFi bfloat16", "PSNR at 25/255 [dB]")
     rows = [
         (row["network"], f"{row['parameters']:,}", _number(row["seconds"], 3), _times(row["over_float32"]),
-         _times(row["over_bfloat16"]), _number(accuracy.get(row["network"]), 2))
+         _times(row["over_bfloat16"]), accuracy.get(row["network"], "-"))
         for row in found["speed"]
     ]  # fmt: skip
     return [quality, Sheet(f"One image of {found['side']} x {found['side']}", columns, rows)]
 
 
 def inpaint(found: dict[str, Any]) -> list[Sheet]:
-    ours, tv = found["lofi"], found["tv"]
+    tv = found["tv"]
     methods = {
         f"TV (deepinv), tuned for the set: ths {tv['ths']:g}, alpha {tv['alpha']:g}": tv,
-        "LoFi-ADMM, untuned": ours,
+        "LoFi-ADMM, untuned": found["lofi"],
+        "LoFi-ADMM, untuned, noise level estimated": found["lofi_estimated"],
     }
     rows = [
         (name, _number(row["psnr"], 2), f"{row['psnr'] - tv['psnr']:+.2f}", _number(row["ssim"], 4),
@@ -64,7 +65,8 @@ def inpaint(found: dict[str, Any]) -> list[Sheet]:
         for name, row in methods.items()
     ]  # fmt: skip
     columns = ("method", "PSNR [dB]", "over TV [dB]", "SSIM", "seconds an image", "time over TV's")
-    return [Sheet(f"Mean of {found['count']} images of Set12, {found['keep']:.0%} of the pixels kept", columns, rows)]
+    title = f"Mean of {found['count']} images of Set12, {100 * found['keep']:g} % of the pixels kept"
+    return [Sheet(title, columns, rows)]
 
 
 def radio_m31(found: dict[str, Any]) -> list[Sheet]:

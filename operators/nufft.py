@@ -1,6 +1,5 @@
 """Radio interferometry: a non-uniform discrete Fourier transform."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +9,8 @@ from deepinv.physics import GaussianNoise, LinearPhysics, ZeroNoise
 from torch import Tensor
 
 from pnp_lofi.cg import CGInfo, check_alpha, damped_solve, linear_map, operator_norm
+from pnp_lofi.nonuniform import Shape, by_cufinufft, by_finufft, by_torchkbnufft, fft_size
 
-Shape = tuple[int, int]
 SLACK = 1e-5  # published coordinates at +-pi are off by a float32 rounding
 KERNEL_EPS = 1e-12  # of the Toeplitz kernel, which is computed once
 EPS = {torch.complex64: 1e-6, torch.complex128: 1e-12}
@@ -211,9 +210,9 @@ class NUFFT(LinearPhysics):
     def _transform(self, kind: int, data: Tensor, uv: Tensor, shape: Shape, eps: float | None = None) -> Tensor:
         """Type 1, values (T, m) to modes (T, *shape) with e^{+i}, or type 2, modes to values with e^{-i}."""
         if self.backend == "kb" and eps is None:
-            return _torchkbnufft(kind, data, uv, shape)
+            return by_torchkbnufft(kind, data, uv, shape)
         eps = eps or self.eps or EPS[data.dtype]
-        backend = _cufinufft if data.is_cuda else _finufft
+        backend = by_cufinufft if data.is_cuda else by_finufft
         return backend(kind, data.to(torch.complex128).contiguous(), uv, shape, eps).to(data.dtype)
 
     def _root(self, dtype: torch.dtype) -> Tensor:
@@ -264,7 +263,7 @@ class NUFFT(LinearPhysics):
         return self._spectra[key]
 
     def _padded(self) -> Shape:
-        return _fft_size(2 * self.shape[0] - 1), _fft_size(2 * self.shape[1] - 1)
+        return fft_size(2 * self.shape[0] - 1), fft_size(2 * self.shape[1] - 1)
 
     def _convolve(self, x: Tensor) -> Tensor:
         """Crop(F^-1 spectrum F pad(x)), one axis at a time: half of the rows need no transform, neither way."""
@@ -326,61 +325,7 @@ class NUFFT(LinearPhysics):
             raise ValueError(f"{name} is on {data.device}, the operator on {self.uv.device}; move one with .to()")
 
 
-# ---- backends --------------------------------------------------------------------------------------------
-
-
-def _finufft(kind: int, data: Tensor, uv: Tensor, shape: Shape, eps: float) -> Tensor:
-    import finufft
-
-    upsampling = 1.25 if eps >= 1e-9 else 2.0  # the smaller grid is up to 5 times faster and good to 1e-9
-    plan = finufft.Plan(
-        kind, shape, len(data), eps, 1 if kind == 1 else -1, "complex128",
-        nthreads=torch.get_num_threads(), upsampfac=upsampling,
-    )  # fmt: skip
-    plan.setpts(uv[0].contiguous().numpy(), uv[1].contiguous().numpy())
-    result = torch.from_numpy(plan.execute(data.numpy()))
-    return result.reshape(len(data), *(shape if kind == 1 else (-1,)))
-
-
-def _cufinufft(kind: int, data: Tensor, uv: Tensor, shape: Shape, eps: float) -> Tensor:
-    try:
-        import cufinufft
-    except ImportError as error:
-        raise ImportError("NUFFT on CUDA needs cufinufft: pip install cufinufft, or move to the CPU") from error
-    plan = cufinufft.Plan(kind, shape, len(data), eps, 1 if kind == 1 else -1, "complex128")
-    plan.setpts(uv[0].contiguous(), uv[1].contiguous())
-    out = data.new_empty((len(data), *(shape if kind == 1 else (uv.shape[1],))))
-    plan.execute(data, out=out)
-    return out
-
-
-@functools.lru_cache(maxsize=8)
-def _kb_module(kind: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Any:
-    import torchkbnufft
-
-    module = torchkbnufft.KbNufftAdjoint if kind == 1 else torchkbnufft.KbNufft
-    return module(shape, grid_size=tuple(2 * n for n in shape), numpoints=6, dtype=dtype, device=device)
-
-
-def _torchkbnufft(kind: int, data: Tensor, uv: Tensor, shape: Shape) -> Tensor:
-    module = _kb_module(kind, shape, data.dtype, data.device)
-    return module(data[None], uv.to(data.real.dtype))[0]
-
-
 # ---- checks ----------------------------------------------------------------------------------------------
-
-
-def _fft_size(n: int) -> int:
-    """The next even number with no prime factor above 5."""
-    n += n % 2
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return n
-        n += 2
 
 
 def _checked_shape(size: Sequence[int]) -> Shape:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console = Console()
@@ -50,7 +51,7 @@ def train(
     images: Annotated[str, typer.Argument(help='"natural", "radio" (both procedural), or a folder of images.')],
     out: Out,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
-    size: Annotated[int, typer.Option(help="Side of the training crops [pixel].")] = 128,
+    size: Annotated[int, typer.Option(help="Side of the training crops, in pixels.")] = 128,
     objects: Annotated[int, typer.Option(help="Crops per step.")] = 16,
     pixels: Annotated[int, typer.Option(help="Pixels drawn from each crop.")] = 512,
     lr: Annotated[float, typer.Option(help="Adam's step at the start; cosine decay.")] = 2e-3,
@@ -70,14 +71,14 @@ def train(
         low_precision=low_precision, resume=resume, overwrite=overwrite, command=" ".join(["pnp-lofi", *sys.argv[1:]]),
         **{k: v for k, v in levels.items() if v is not None},
     )  # fmt: skip
-    console.print(f"wrote {out}:", {k: round(v, 4) for k, v in figures.items()})
+    console.print(f"wrote {escape(str(out))}:", {k: round(v, 4) for k, v in figures.items()})
 
 
 @app.command(epilog=example("pnp-lofi denoise noisy.png --sigma 0.1 -o clean.png"))
 def denoise(
-    file: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF (range [0, 1]), npy or FITS (own units).")],
+    file: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF (range 0 to 1), npy or FITS (own units).")],
     out: Out,
-    sigma: Annotated[float | None, typer.Option(help="Noise level [units of the image]; default: estimated.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Noise level, in the image's units; default: estimated.")] = None,
     prior: Prior = "natural",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
@@ -86,17 +87,20 @@ def denoise(
     import torch
 
     from pnp_lofi.files import check_writable
-    from pnp_lofi.images import load_image, save_image
+    from pnp_lofi.images import check_ending, load_image, save_image
     from pnp_lofi.noise import estimate_image_noise
     from pnp_lofi.priors import LoFiPrior
 
     check_writable(out, overwrite=overwrite)
     network = LoFiPrior(prior, precision=precision)
     x = load_image(file)
+    check_ending(out, x)
     level = estimate_image_noise(x) if sigma is None else sigma
+    if sigma is None and level == 0:
+        raise ValueError(f"no noise was found in {file} (a flat or quantised image?); give its level with --sigma")
     with torch.no_grad():
         save_image(out, network(x, level), overwrite=overwrite)
-    console.print(f"wrote {out}: noise level {level:.4g}" + (" (estimated)" if sigma is None else ""))
+    console.print(f"wrote {escape(str(out))}: noise level {level:.4g}" + (" (estimated)" if sigma is None else ""))
 
 
 @solve.command(
@@ -129,31 +133,42 @@ def inpaint(
 
 @simulate.command("radio", epilog=example("pnp-lofi simulate radio SKY.fits --hours 2 --snr 30 -o OBS.h5"))
 def simulate_radio(
-    sky: Annotated[Path, typer.Argument(help="Image of the sky, FITS [Jy/pixel] or npy/PNG.")],
+    sky: Annotated[Path, typer.Argument(help="Image of the sky, FITS (Jy/pixel) or npy/PNG.")],
     out: Out,
-    hours: Annotated[float, typer.Option(help="Length of the track about transit [h].")] = 2.0,
-    snr: Annotated[float, typer.Option(help="20 log10(|vis| / |noise|) [dB].")] = 30.0,
-    declination: Annotated[float, typer.Option(help="Of the phase centre [deg].")] = -30.0,
-    frequency: Annotated[float, typer.Option(help="[Hz]")] = 1.4e9,
-    integration: Annotated[float, typer.Option(help="Of one dump [s].")] = 240.0,
-    min_elevation: Annotated[float, typer.Option(help="[deg]")] = 15.0,
-    cell: Annotated[float | None, typer.Option(help="Pixel [arcsec]; default: longest baseline at Nyquist.")] = None,
+    hours: Annotated[float, typer.Option(help="Length of the track about transit, hours.")] = 2.0,
+    snr: Annotated[float, typer.Option(help="20 log10(|vis| / |noise|), dB.")] = 30.0,
+    declination: Annotated[
+        float | None, typer.Option(help="Of the phase centre, degrees; default: the FITS header's, else -30.")
+    ] = None,
+    frequency: Annotated[float, typer.Option(help="In Hz.")] = 1.4e9,
+    integration: Annotated[float, typer.Option(help="Of one dump, seconds.")] = 240.0,
+    min_elevation: Annotated[float, typer.Option(help="In degrees.")] = 15.0,
+    cell: Annotated[
+        float | None,
+        typer.Option(help="Pixel in arcsec; default: the FITS header's, else the longest baseline at Nyquist."),
+    ] = None,
     seed: int = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Observe a sky with MeerKAT's 64 antennas."""
     from pnp_lofi.files import check_writable
+    from pnp_lofi.fits import read_place
     from pnp_lofi.images import load_image
     from pnp_lofi.observation import write_observation
     from pnp_lofi.radio import simulate as observe
 
     check_writable(out, overwrite=overwrite)
+    image = load_image(sky, grey=True)[0, 0].numpy()
+    ra, dec, pixel = read_place(sky) if sky.suffix.lower() in (".fits", ".fit") else (None, None, None)
+    declination = declination if declination is not None else dec if dec is not None else -30.0
     obs = observe(
-        load_image(sky, grey=True)[0, 0].numpy(), hours=hours, snr=snr, declination=declination, frequency=frequency,
-        integration=integration, min_elevation=min_elevation, cell=cell, seed=seed,
+        image, hours=hours, snr=snr, declination=declination, frequency=frequency, integration=integration,
+        min_elevation=min_elevation, cell=cell or pixel, right_ascension=ra or 0.0, seed=seed,
     )  # fmt: skip
     write_observation(out, obs, overwrite=overwrite)
-    console.print(f"wrote {out}: {len(obs.vis)} visibilities, cell {obs.cell:.3f} arcsec, image {sky}")
+    console.print(
+        f"wrote {escape(str(out))}: {len(obs.vis)} visibilities, cell {obs.cell:.3f} arcsec, image {escape(str(sky))}"
+    )
 
 
 @solve.command("radio", epilog=example("pnp-lofi solve radio OBS.h5 --size 512 --prior radio -o OUT.fits"))
@@ -161,7 +176,7 @@ def solve_radio(
     observation: Annotated[Path, typer.Argument(help="OBS.h5 (docs/obs_h5.md).")],
     out: Out,
     size: Annotated[int | None, typer.Option(help="Side of the image [pixel]; default: the truth's, else 512.")] = None,
-    cell: Annotated[float | None, typer.Option(help="Pixel size [arcsec]; default: the observation's.")] = None,
+    cell: Annotated[float | None, typer.Option(help="Pixel size in arcsec; default: the observation's.")] = None,
     prior: Prior = "radio",
     sigma: Annotated[
         float | None, typer.Option(help="Noise of the whitened data; default: from the weights, else estimated.")
@@ -186,10 +201,10 @@ def info(checkpoint: Annotated[str, typer.Argument(help="A shipped prior's name,
     from pnp_lofi.checkpoint import find_checkpoint, load_checkpoint
 
     model, header = load_checkpoint(checkpoint)
-    table = Table(show_header=False, title=str(find_checkpoint(checkpoint)))
+    table = Table(show_header=False, title=escape(str(find_checkpoint(checkpoint))))
     table.add_row("parameters", f"{sum(p.numel() for p in model.parameters()):,}")
     for key, value in header.items():
-        table.add_row(key, json.dumps(value))
+        table.add_row(key, escape(json.dumps(value)))
     console.print(table)
 
 
@@ -202,7 +217,7 @@ def _finish(out: Path, report: dict[str, Any], overwrite: bool) -> None:
     write_json(out.with_suffix(".json"), about | report, overwrite=overwrite)
     table = Table(show_header=False)
     for key, value in report.items():
-        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
     console.print(table)
 
 
@@ -210,8 +225,9 @@ def main() -> None:
     """Entry point: an error of the user's is one line, not a traceback."""
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        Console(stderr=True).print(f"[red]error[/red]: {error}", highlight=False, soft_wrap=True)
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
+        text = escape(" ".join(str(error).split()))
+        Console(stderr=True).print(f"[red]error[/red]: {text}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")

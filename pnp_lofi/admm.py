@@ -127,7 +127,8 @@ class ADMM(Reconstructor):
                     level = run.chosen.sigma_d(run.iteration - 1)
                     warnings.warn(
                         f"ADMM diverged at iteration {run.iteration} (alpha {run.chosen.alpha:.3g}, "
-                        f"sigma_d {level:.3g}); the best iterate is returned. A larger alpha or a smaller sigma_d is steadier.",
+                        f"sigma_d {level:.3g}); the best iterate is returned. "
+                        "A larger alpha or a smaller sigma_d is steadier.",
                         stacklevel=3,
                     )
                     run.v = run.best

@@ -66,7 +66,10 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
         raise ValueError(f"{path} is not a whole safetensors file (truncated?): {error}") from error
     if KEY not in meta:
         raise ValueError(f"{path} has no pnp_lofi header; it was not written by save_checkpoint")
-    return tensors, json.loads(meta[KEY])
+    header = json.loads(meta[KEY])
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: the pnp_lofi header must be a JSON object, got {type(header).__name__}")
+    return tensors, header
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: LoFi, **about: Any) -> None:

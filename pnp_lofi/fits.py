@@ -51,9 +51,15 @@ def _ascii(text: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in text)
 
 
-def read_cell(path: str | os.PathLike[str]) -> float | None:
-    """Pixel size [arcsec] that a FITS image names, or None."""
+def read_place(path: str | os.PathLike[str]) -> tuple[float | None, float | None, float | None]:
+    """RA and Dec of the reference pixel [deg] and the pixel size [arcsec] that a FITS header names, else None.
+
+    Only celestial axes count (CTYPE1 "RA...", CTYPE2 "DEC..."); a header without them names nothing.
+    """
     from astropy.io import fits
 
-    delta = fits.getheader(path).get("CDELT2")
-    return abs(float(delta)) * 3600 if delta else None
+    header = fits.getheader(path)
+    celestial = str(header.get("CTYPE1", "")).startswith("RA") and str(header.get("CTYPE2", "")).startswith("DEC")
+    if not celestial or not header.get("CDELT2"):
+        return None, None, None
+    return float(header["CRVAL1"]), float(header["CRVAL2"]), abs(float(header["CDELT2"])) * 3600

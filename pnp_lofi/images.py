@@ -6,12 +6,13 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lofi.files import check_writable
+from pnp_lofi.files import written_whole
 from pnp_lofi.fits import write_fits
 
 PHOTOS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")  # scaled to [0, 1]
@@ -103,10 +104,10 @@ def save_png(path: str | os.PathLike[str], x: Tensor, *, overwrite: bool = False
         raise ValueError("save_png expects a real image, got a complex one; save its abs() or real")
     pixels = image.detach().float().cpu().numpy()
     _check_finite(pixels, path)
-    check_writable(path, overwrite=overwrite)
     bytes_ = np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
     bytes_ = bytes_[0] if len(bytes_) == 1 else np.ascontiguousarray(bytes_.transpose(1, 2, 0))
-    Image.fromarray(bytes_).save(path, format="PNG")
+    with written_whole(path, overwrite=overwrite) as part:
+        Image.fromarray(bytes_).save(part, format="PNG")
 
 
 def image_folder(folder: str | os.PathLike[str], *, grey: bool = True) -> list[Tensor]:
@@ -192,7 +193,7 @@ def _read_photo(path: Path) -> np.ndarray:
 def _read_npy(path: Path) -> np.ndarray:
     try:
         pixels = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, BadZipFile) as error:
         raise ValueError(
             f"{path}: expected a numeric .npy array, got a broken file or pickled objects, which can run "
             f"code when they are read; save it with np.save of a float array ({error})"
@@ -212,7 +213,7 @@ def _read_fits(path: Path) -> np.ndarray:
     try:
         with fits.open(path, memmap=False) as units:
             data: list[Any] = [u.data for u in units if u.is_image and u.data is not None]
-    except OSError as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:  # astropy raises all four for broken files
         raise ValueError(f"{path}: broken FITS file ({error})") from error
     if not data:
         raise ValueError(f"{path}: expected a FITS image, got only headers or tables")
@@ -245,6 +246,17 @@ def _check_finite(pixels: np.ndarray, path: Path) -> None:
         )
 
 
+def check_ending(path: str | os.PathLike[str], x: Tensor) -> str:
+    """The path's ending, if :func:`save_image` can write such an image by it.
+
+    :raises ValueError: for another ending, or for colour in FITS.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in (".png", ".npy", ".fits", ".fit") or (ending.startswith(".fit") and x.shape[1] != 1):
+        raise ValueError(f"{path}: expected .png, .npy or (one channel) .fits for an image {tuple(x.shape)}")
+    return ending
+
+
 def save_image(path: str | os.PathLike[str], x: Tensor, *, overwrite: bool = False) -> None:
     """Write an image by the ending of the path: ``.png`` (clipped to [0, 1]), or ``.npy`` / ``.fits`` as it is.
 
@@ -252,12 +264,11 @@ def save_image(path: str | os.PathLike[str], x: Tensor, *, overwrite: bool = Fal
     :raises ValueError: for another ending or shape.
     :raises FileExistsError: if the path exists and overwrite is not asked for.
     """
-    ending = Path(path).suffix.lower()
+    ending = check_ending(path, x)
     if ending == ".png":
         save_png(path, x, overwrite=overwrite)
     elif ending == ".npy":
-        np.save(check_writable(path, overwrite=overwrite), x[0].numpy())
-    elif ending in (".fits", ".fit") and x.shape[:2] == (1, 1):
-        write_fits(path, x[0, 0].numpy(), {}, overwrite=overwrite)
+        with written_whole(path, overwrite=overwrite) as part, part.open("wb") as file:
+            np.save(file, x[0].numpy())
     else:
-        raise ValueError(f"{path}: expected .png, .npy or (one channel) .fits for an image {tuple(x.shape)}")
+        write_fits(path, x[0, 0].numpy(), {}, overwrite=overwrite)

@@ -8,7 +8,7 @@ import torch
 
 from pnp_lofi.admm import ADMM
 from pnp_lofi.files import check_writable
-from pnp_lofi.images import load_image, save_image
+from pnp_lofi.images import check_ending, load_image, save_image
 from pnp_lofi.metrics import psnr
 from pnp_lofi.operators import Mask, random_mask
 from pnp_lofi.priors import LoFiPrior
@@ -37,6 +37,7 @@ def inpaint_file(
         check_writable(path, overwrite=overwrite)
     network = LoFiPrior(prior, precision=precision)
     x = load_image(image)
+    check_ending(out, x)
     if mask is None:
         kept = random_mask(x.shape[-2:], keep if keep is not None else 1.0, seed)
     else:

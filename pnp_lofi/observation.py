@@ -129,7 +129,7 @@ def read_observation(path: str | os.PathLike[str]) -> Observation:
     try:
         with h5py.File(path) as f:
             return _read(f, path)
-    except OSError as error:
+    except (OSError, KeyError, RuntimeError) as error:  # h5py raises all three for broken files
         raise ValueError(f"{path} is not a whole HDF5 file (truncated?): {error}") from error
 
 

@@ -35,7 +35,7 @@ def simulate(
     integration: float = 240.0,
     min_elevation: float = 15.0,
     cell: float | None = None,
-    phase_centre_ra: float = 0.0,
+    right_ascension: float = 0.0,
     seed: int = 0,
 ) -> Observation:
     """Observe a sky with MeerKAT's 64 antennas.
@@ -43,7 +43,7 @@ def simulate(
     :param numpy.ndarray sky: (H, W) [Jy/pixel].
     :param float hours: length of the track about transit [h].
     :param float snr: 20 log10(||vis|| / ||noise||) [dB].
-    :param float declination: of the phase centre [deg].
+    :param float declination, right_ascension: of the phase centre [deg].
     :param float frequency: [Hz]; float integration: of one dump [s]; float min_elevation: [deg].
     :param float cell: pixel size [arcsec]; default: the longest baseline falls on the Nyquist frequency.
     :returns: an observation whose weights are 1/sigma^2 of the noise that was added, and whose truth is the sky.
@@ -63,7 +63,7 @@ def simulate(
     rows = len(vis)
     return Observation(
         uvw.numpy(), np.asarray(frequency), vis.numpy(), np.full(rows, sigma**-2), np.zeros(rows, bool), cell,
-        (phase_centre_ra, declination), "MeerKAT", f"simulated, {hours} h, {snr} dB, seed {seed}",
+        (right_ascension, declination), "MeerKAT", f"simulated, {hours} h, {snr} dB, seed {seed}",
         np.asarray(sky, np.float32), absolute_weights=True,
     )  # fmt: skip
 
@@ -149,6 +149,8 @@ def image_file(
     paths = {kind: out.with_name(f"{out.stem}{kind}{out.suffix}") for kind in kinds}
     for path in (*paths.values(), out.with_suffix(".png"), out.with_suffix(".json")):
         check_writable(path, overwrite=overwrite)
+    if sigma is not None and not 0 < sigma < float("inf"):
+        raise ValueError(f"sigma must be finite and > 0, got {sigma}; leave it out to have it estimated")
     network = LoFiPrior(prior, precision=precision)
     obs = read_observation(observation)
     if size is not None and size < 2:

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 import pnp_lofi.__main__ as cli
 from pnp_lofi import LoFi, load_checkpoint, save_checkpoint
 from pnp_lofi.observation import Observation, read_observation, write_observation
+from pnp_lofi.radio import measurement
 
 COMMANDS = [
     "",
@@ -277,6 +278,22 @@ def test_simulated_noise_has_the_snr_asked_for(run, files):
     assert noisy.weight[0] ** -0.5 == pytest.approx(noise.view(np.float32).std(), rel=0.05)
 
 
+def test_whitened_noise_is_one_per_component(run, files):
+    """What the solver is told of absolute weights: y - A x of the true sky has rms 1 in each real component."""
+    assert run("simulate radio sky.fits --hours 0.1 --snr 15 -o obs.h5").code == 0
+    obs = read_observation(files / "obs.h5")
+    op, y = measurement(obs, (48, 48))
+    residual = y - op.A(torch.from_numpy(obs.truth)[None, None])
+    assert op.sigma == 1
+    assert float(torch.view_as_real(residual).std()) == pytest.approx(1, rel=0.03)
+
+
+def test_broken_fits_is_told_with_its_name(run, files):
+    (files / "cut.fits").write_bytes((files / "sky.fits").read_bytes()[:4000])
+    result = run("denoise cut.fits --sigma 0.1 --prior prior.safetensors -o out.npy")
+    assert result.code == 2 and result.err.splitlines()[-1].startswith("error: cut.fits: broken FITS file")
+
+
 def test_train_on_a_folder_and_resume(run, files, monkeypatch):
     import pnp_lofi.sources as sources
 
@@ -328,6 +345,8 @@ MISTAKES = [
     (f"denoise photos.gif --sigma 0.1 {DENOISE}", ["photos.gif"]),
     (f"denoise pickle.npy --sigma 0.1 {DENOISE}", ["pickled objects"]),
     (f"denoise empty.npy --sigma 0.1 {DENOISE}", ["empty.npy", "broken file"]),
+    (f"denoise zip.npy --sigma 0.1 {DENOISE}", ["zip.npy", "broken file"]),
+    (f"denoise cut.png --sigma 0.1 {DENOISE}", ["cut.png: broken image file"]),
     (f"denoise nan.npy --sigma 0.1 {DENOISE}", ["nan.npy: expected finite pixels"]),
     (f"denoise grey.png --sigma 0 {DENOISE}", ["sigma must be finite and > 0, got 0"]),
     (f"denoise grey.png --sigma -0.1 {DENOISE}", ["sigma must be finite and > 0, got -0.1"]),
@@ -408,6 +427,9 @@ def broken(folder: Path, tiny: LoFi) -> None:
     )
     for name in ("here.png", "there.json", "old_dirty.fits", "photos.gif", "empty.npy"):
         (folder / name).touch()
+    (folder / "zip.npy").write_bytes(b"PK\x03\x04 but no zip")
+    photo = (folder / "colour.png").read_bytes()
+    (folder / "cut.png").write_bytes(photo[: len(photo) // 2])
     np.save(folder / "nan.npy", np.full((8, 8), np.nan))
     (folder / "empty").mkdir()
     (folder / "photos").mkdir()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pnp_lofi.figures import Panel, save_figure
 from pnp_lofi.files import check_writable, write_json, written_whole
-from pnp_lofi.fits import read_cell, sky_header, write_fits
+from pnp_lofi.fits import read_place, sky_header, write_fits
 from pnp_lofi.images import load_image, save_image
 from pnp_lofi.operators import NUFFT, uv_radians
 
@@ -79,11 +79,11 @@ def test_cards_and_pixels(tmp_path):
     assert (header["BUNIT"], header["TELESCOP"], header["RADESYS"]) == ("Jy/pixel", "MeerKAT", "ICRS")
     assert (header["CTYPE1"], header["CTYPE2"]) == ("RA---SIN", "DEC--SIN")
     assert (header["CRPIX1"], header["CRPIX2"]) == (7, 6)
-    assert read_cell(path) == pytest.approx(CELL)
+    assert read_place(path) == pytest.approx((*CENTRE, CELL))
     assert load_image(path).shape == (1, 1, 10, 13)
     assert float(load_image(path)[0, 0, 2, 3]) == 2 * 13 + 3
     save_image(tmp_path / "plain.fits", torch.zeros(1, 1, 4, 4))
-    assert read_cell(tmp_path / "plain.fits") is None
+    assert read_place(tmp_path / "plain.fits") == (None, None, None)
 
 
 def test_texts_that_fits_cannot_hold(tmp_path):

@@ -145,5 +145,5 @@ def test_crops_and_mixtures():
 
 @pytest.mark.parametrize("wrong", [{"sigma_min": 0}, {"sigma_min": 0.3, "sigma_max": 0.2}, {"steps": 0}, {"lr": -1}])
 def test_settings_are_checked(wrong):
-    with pytest.raises(ValueError, match="expected 0 < sigma_min|must be positive"):
+    with pytest.raises(ValueError, match=r"expected 0 < sigma_min|must be positive"):
         TrainSettings(**wrong)
