@@ -17,7 +17,7 @@ from pnp_lofi.noise import estimate_noise, residual_level
 from pnp_lofi.parameters import Parameters, Schedule, choose, noise_level
 from pnp_lofi.solution import Iterate, Solution, Status
 
-GLANCE = 10  # iterations for a guess of the noise level
+GLANCE = 20  # iterations for a guess of the noise level
 BLOW_UP = 1e4  # growth of ||v|| over ||A^H y / L|| that is called divergence
 
 

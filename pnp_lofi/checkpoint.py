@@ -53,8 +53,9 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     """
     path = Path(path)
     with path.open("rb") as f:
-        start = f.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = f.read(9)
+    # safetensors begins with a length of 8 bytes, any of which may look like a pickle's, and the brace of its header
+    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise ValueError(
             f"{path} is a pickle (torch.save), which can run code when it is read; pnp_lofi reads safetensors only"
         )

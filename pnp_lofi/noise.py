@@ -6,9 +6,11 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-ROUNDS, STEADY = 6, 0.03  # at most; relative change at which the level counts as found
+ROUNDS, STEADY = 8, 0.03  # at most; relative change at which the level counts as found
 START = 0.3  # of the rms of the data: from above
-PART, QUANTILE = 0.3, 0.38532  # so much of |n| lies below that, n standard normal: the quiet places decide
+# (part, q): so much of |n| lies below q, n standard normal. The quiet places decide, the more so the more there are.
+LOW, MIDDLE = (0.1, 0.12566), (0.3, 0.38532)
+MANY = 10_000  # differences from which on the lower part is taken
 FEW = 200  # blocks from which on a median is taken
 
 
@@ -19,7 +21,7 @@ def estimate_image_noise(x: Tensor, mask: Tensor | None = None) -> float:
 
     :param torch.Tensor x: (B, C, H, W), at least 2 x 2.
     :param torch.Tensor mask: (H, W) or broadcastable to x, True where x was measured; 2 x 2 blocks with all four
-        pixels count, or neighbours in a row where there are fewer than 200 of those.
+        pixels count, or pairs of neighbours where there are fewer than 200 of those.
     :returns: sigma [units of x].
     :raises ValueError: if no two neighbouring pixels were measured.
     Source: Donoho & Johnstone 1994 with the Haar wavelet at every shift; they take the median, which texture lifts.
@@ -28,12 +30,14 @@ def estimate_image_noise(x: Tensor, mask: Tensor | None = None) -> float:
     whole = kept[..., 1:, 1:] & kept[..., :-1, 1:] & kept[..., 1:, :-1] & kept[..., :-1, :-1]
     difference, terms = (x[..., 1:, 1:] - x[..., :-1, 1:] - x[..., 1:, :-1] + x[..., :-1, :-1])[whole], 4
     if difference.numel() < FEW:
-        pairs = kept[..., :-1] & kept[..., 1:]
-        difference, terms = (x[..., :-1] - x[..., 1:])[pairs], 2
+        across = (x[..., :-1] - x[..., 1:])[kept[..., :-1] & kept[..., 1:]]
+        down = (x[..., :-1, :] - x[..., 1:, :])[kept[..., :-1, :] & kept[..., 1:, :]]
+        difference, terms = torch.cat([across, down]), 2
     if difference.numel() == 0:
         raise ValueError("no two neighbouring pixels were measured: the noise cannot be estimated, pass sigma_n")
-    rank = max(1, round(PART * difference.numel()))
-    return float(difference.abs().flatten().kthvalue(rank).values) / terms**0.5 / QUANTILE
+    part, quantile = LOW if difference.numel() > MANY else MIDDLE
+    rank = max(1, round(part * difference.numel()))
+    return float(difference.abs().flatten().kthvalue(rank).values) / terms**0.5 / quantile
 
 
 def residual_level(y: Tensor, prediction: Tensor) -> float:

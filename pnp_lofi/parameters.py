@@ -97,9 +97,12 @@ def choose(
     :param torch.Tensor backprojection: A^H y, which gives the range.
     :param float sigma_n: noise per real component, 0 for none.
     :param sigma_d: a level, or a schedule, that the user chose; float alpha: likewise.
+    :raises ValueError: if the data are all zero.
     """
     norm = operator_scale(op, backprojection)
-    span = float(backprojection.max() - backprojection.min()) / norm
+    span = float(backprojection.max() - backprojection.min()) / norm or float(backprojection.abs().max()) / norm
+    if span == 0:
+        raise ValueError("A^H y is zero everywhere: the data are all zero, there is nothing to reconstruct")
     noise_free = sigma_n <= NOISE_FREE * span * norm**0.5
     if alpha is None:
         fixed = None if sigma_d is None else sigma_d(max_iter - 1) if callable(sigma_d) else sigma_d

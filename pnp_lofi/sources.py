@@ -29,11 +29,11 @@ ARCHITECTURE: dict[str, Any] = {
 LEVELS = {"natural": (2e-3, 0.25), "radio": (1e-4, 0.3)}  # noise levels, of range 1
 PROBES = {"natural": (15 / 255, 25 / 255, 50 / 255), "radio": (1e-3, 3e-3, 1e-2)}
 TRAINED_ON = {
-    "natural": "procedural dead leaves; photographs that come with scikit-image (public domain / CC0: chelsea, rocket, "
-    "moon, hubble_deep_field, retina, brick, grass, gravel, coins, ihc, motorcycle pair), scikit-learn (CC-BY: china, "
-    "flower) and matplotlib (grace_hopper, public domain)",
-    "radio": "procedural radio skies (Sersic galaxies, doubles, point sources, filaments, remnants, diffuse emission), "
-    "with a quarter of the images of 'natural'",
+    "natural": "procedural dead leaves; photographs of scikit-image (chelsea, rocket, moon, hubble_deep_field, "
+    "retina, brick, grass, gravel, coins, ihc, motorcycle pair), scikit-learn (china, flower) and matplotlib "
+    "(grace_hopper); their licences: pnp_lofi/weights/README.md",
+    "radio": "procedural radio skies (galaxies, doubles, point sources, filaments, remnants, diffuse emission), with a "
+    "quarter of the images of 'natural'",
 }
 
 

@@ -184,6 +184,14 @@ def test_chosen_parameters_keep_the_relation():
     assert choose(Mask(torch.ones(4, 4)), torch.tensor([[[[0.0, 2.0]]]]), 0.0, 10).sigma_d(9) == pytest.approx(0.1)
 
 
+def test_flat_and_zero_data(tiny):
+    op = Mask(torch.ones(12, 12))
+    flat = ADMM(op, LoFiPrior(tiny), sigma_n=0.0, max_iter=3)(torch.full((1, 1, 12, 12), 0.5))
+    assert bool(flat.isfinite().all())
+    with pytest.raises(ValueError, match="all zero"):
+        ADMM(op, LoFiPrior(tiny), sigma_n=0.0)(torch.zeros(1, 1, 12, 12))
+
+
 def test_mean_eigenvalue_is_the_trace():
     op = NUFFT((8, 8), uv(50))
     eye = torch.eye(64, dtype=torch.float64).reshape(64, 1, 8, 8)

@@ -26,8 +26,8 @@ def test_visibilities(snr):
 @pytest.mark.parametrize("keep", [0.3, 1.0])
 @pytest.mark.parametrize("sigma", [0.05, 0.1])
 def test_pixels(keep, sigma):
-    x = dead_leaves(1, 256, seed=20_011)
-    mask = random_mask((256, 256), keep)
+    x = dead_leaves(1, 512, seed=20_011)
+    mask = random_mask((512, 512), keep)
     y = Mask(mask, sigma=sigma)(x)
     assert Mask(mask).estimate_noise(y) == pytest.approx(sigma, rel=0.1)
 
