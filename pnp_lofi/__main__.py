@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -221,8 +222,13 @@ def _finish(out: Path, report: dict[str, Any], overwrite: bool) -> None:
     console.print(table)
 
 
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    Console(stderr=True).print(f"[yellow]warning[/yellow]: {escape(str(message))}", highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     """Entry point: an error of the user's is one line, not a traceback."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError, RuntimeError) as error:

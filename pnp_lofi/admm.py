@@ -41,7 +41,7 @@ class ADMM(Reconstructor):
     :param bool nonneg: clip v at zero after the denoiser.
     :param float cg_tol: relative residual of the x step; int cg_max_iter: its steps at most.
     :param callback: called with an :class:`Iterate` after each iteration; returning True stops.
-    :param bool progress: progress bar on stderr.
+    :param bool progress: progress bar on stderr; default: where stderr is a terminal.
     :raises ValueError: for parameters that are not positive.
     Source: Boyd et al. 2011, section 3.1.1; Venkatakrishnan et al. 2013; arXiv 2411.04995, Algorithm 1, which
     prints v <- D(x - u), a sign slip (its code has x + u).
@@ -61,7 +61,7 @@ class ADMM(Reconstructor):
         cg_tol: float = 1e-4,
         cg_max_iter: int = 12,
         callback: Callable[[Iterate], bool | None] | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
     ) -> None:
         super().__init__()
         if sigma_n is not None and not 0 <= sigma_n < float("inf"):
@@ -118,7 +118,9 @@ class ADMM(Reconstructor):
         return run.v
 
     def _iterate(self, run: "_Run") -> Status:
-        with tqdm(total=self.max_iter, disable=not self.progress, desc="ADMM", unit="it") as bar:
+        with tqdm(
+            total=self.max_iter, disable=None if self.progress is None else not self.progress, desc="ADMM", unit="it"
+        ) as bar:
             while run.iteration < self.max_iter:
                 primal, dual = run.step()
                 bar.update()

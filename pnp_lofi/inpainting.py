@@ -22,7 +22,7 @@ def inpaint_file(
     mask: str | os.PathLike[str] | None = None,
     prior: str = "natural",
     sigma: float | None = None,
-    iterations: int = 60,
+    iterations: int = 50,
     precision: Any = "auto",
     seed: int = 0,
     overwrite: bool = False,
