@@ -4,7 +4,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 from rich.console import Console
@@ -222,7 +222,15 @@ def _finish(out: Path, report: dict[str, Any], overwrite: bool) -> None:
     console.print(table)
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning without the source line that it came from."""
     Console(stderr=True).print(f"[yellow]warning[/yellow]: {escape(str(message))}", highlight=False, soft_wrap=True)
 
 
