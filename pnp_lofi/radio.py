@@ -78,10 +78,10 @@ def measurement(obs: Observation, shape: tuple[int, int], *, cell: float | None 
     good = obs.good()
     weight = torch.as_tensor(good.weight, dtype=torch.float64)
     uv = uv_radians(torch.as_tensor(good.uvw), torch.as_tensor(good.frequency), obs.cell if cell is None else cell)
-    _warn_of_w(good, shape, obs.cell if cell is None else cell)
     pixels = shape[0] * shape[1]
     weight = weight * pixels if obs.absolute_weights else weight / weight.mean()
     op = NUFFT(shape, uv, weight, sigma=1.0 if obs.absolute_weights else None)
+    _warn_of_w(good, shape, obs.cell if cell is None else cell)
     vis = torch.as_tensor(good.vis.astype(np.complex64))[None, None] / pixels**0.5
     return op, op.whiten(vis)
 
