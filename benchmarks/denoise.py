@@ -26,11 +26,11 @@ GOAL = {"25/255": 28.8}  # [dB]
 REFERENCE = {
     "BM3D": {
         "15/255": 32.37, "25/255": 29.97, "50/255": 26.72,
-        "source": "published Set12 means (facts/priors.md)",
+        "source": "published Set12 means",
     },
     "DnCNN-S-25": {
         "25/255": 30.38,
-        "source": "the authors' weights on draws of ours, measured once by this project (facts/priors.md)",
+        "source": "the authors' weights on draws of ours, measured once by this project",
     },
 }  # fmt: skip
 

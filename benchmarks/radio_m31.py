@@ -35,7 +35,7 @@ REFERENCE = {
     },
     "TV, oracle-tuned": {
         "1": 23.8, "2": 26.4,
-        "source": "TV and positivity, 2500-3000 iterations, tuned on the truth, by this project (facts/radio.md)",
+        "source": "TV and positivity, 2500-3000 iterations, tuned on the truth, by this project",
     },
 }  # fmt: skip
 

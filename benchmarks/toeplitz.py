@@ -25,7 +25,7 @@ REFERENCE = {
             {"visibilities": 100_000, "nufft_ms": 9.3 + 10.6, "toeplitz_ms": 6.3},
             {"visibilities": 1_000_000, "nufft_ms": 73 + 66, "toeplitz_ms": 6.3},
         ],
-        "source": "one thread, finufft at upsampling 1.25, this project's first measurement (facts/radio.md)",
+        "source": "one thread, finufft at upsampling 1.25, this project's first measurement",
     },
 }
 

@@ -123,7 +123,7 @@ def test_w_phase() -> None:
     l, m = 128 * cell * math.pi / 648000, 50 * cell * math.pi / 648000
     expected = [2 * math.pi * 1000 / wavelength * (1 - math.sqrt(1 - s)) for s in (l**2, l**2 + m**2)]
     assert (edge, corner) == pytest.approx(expected, rel=1e-8)
-    # facts/radio.md, QuantifAI's field: 0.18 / 0.37 rad at 256 with 2.87", four times that at 512
+    # QuantifAI's field: 0.18 / 0.37 rad at 256 with 2.87", four times that at 512
     uvw = meerkat_uvw(4.0, declination=QUANTIFAI_DECLINATION)
     assert w_phase(uvw, 1.4e9, 2.87, (256, 256)) == pytest.approx((0.18, 0.37), rel=0.15)
     assert w_phase(uvw, 1.4e9, 2.87, (512, 512)) == pytest.approx((0.74, 1.47), rel=0.15)
