@@ -113,14 +113,16 @@ class ADMM(Reconstructor):
     def _glance(self, op: LinearPhysics, backprojection: Tensor, level: float, x0: Tensor | None) -> Tensor:
         """A few iterations for a guess of the noise level."""
         run = _Run(self, op, backprojection, choose(op, backprojection, level, GLANCE), x0)
-        for _ in range(GLANCE):
+        for _ in tqdm(range(GLANCE), disable=self._quiet, desc=f"noise level {level:.2g}?", leave=False):
             run.step()
         return run.v
 
+    @property
+    def _quiet(self) -> bool | None:
+        return None if self.progress is None else not self.progress  # None: tqdm looks whether there is a terminal
+
     def _iterate(self, run: "_Run") -> Status:
-        with tqdm(
-            total=self.max_iter, disable=None if self.progress is None else not self.progress, desc="ADMM", unit="it"
-        ) as bar:
+        with tqdm(total=self.max_iter, disable=self._quiet, desc="ADMM", unit="it") as bar:
             while run.iteration < self.max_iter:
                 primal, dual = run.step()
                 bar.update()
