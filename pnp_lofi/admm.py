@@ -42,7 +42,7 @@ class ADMM(Reconstructor):
     :param float cg_tol: relative residual of the x step; int cg_max_iter: its steps at most.
     :param callback: called with an :class:`Iterate` after each iteration; returning True stops.
     :param bool progress: progress bar on stderr; default: where stderr is a terminal.
-    :raises ValueError: for parameters that are not positive.
+    :raises ValueError: for parameters that are not positive (sigma_n may be 0) or not finite.
     Source: Boyd et al. 2011, section 3.1.1; Venkatakrishnan et al. 2013; arXiv 2411.04995, Algorithm 1, which
     prints v <- D(x - u), a sign slip (its code has x + u).
     """

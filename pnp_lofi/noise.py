@@ -11,7 +11,7 @@ START = 0.3  # of the rms of the data: from above
 # (part, q): so much of |n| lies below q, n standard normal. The quiet places decide, the more so the more there are.
 LOW, MIDDLE = (0.1, 0.12566), (0.3, 0.38532)
 MANY = 10_000  # differences from which on the lower part is taken
-FEW = 200  # blocks from which on a median is taken
+FEW = 200  # whole blocks below which pairs of neighbours are taken
 
 
 def estimate_image_noise(x: Tensor, mask: Tensor | None = None) -> float:

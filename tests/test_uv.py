@@ -9,15 +9,11 @@ import torch
 
 from pnp_lofi.operators import NUFFT, default_cell, meerkat_uv, meerkat_uvw, uv_radians, w_phase
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "radio"
 QUANTIFAI_DECLINATION = -(15 + 36 / 60 + 4.25 / 3600)
 
 
-def published(hours: int) -> torch.Tensor:
-    path = SHARED / f"meerkat_simulation_{hours}h_uv_only.npy"
-    if not path.is_file():
-        pytest.skip(f"needs {path}")
-    content = np.load(path, allow_pickle=True).item()
+def published(shared: Path, hours: int) -> torch.Tensor:
+    content = np.load(shared / "radio" / f"meerkat_simulation_{hours}h_uv_only.npy", allow_pickle=True).item()
     return torch.from_numpy(np.stack([content["uu"], content["vv"]]).astype(np.float64))
 
 
@@ -60,8 +56,8 @@ def test_elevation_limit() -> None:
 
 
 @pytest.mark.parametrize("hours", [1, 2])
-def test_quantifai_matches_the_published_coverage(hours: int) -> None:
-    theirs = published(hours)
+def test_quantifai_matches_the_published_coverage(shared_data: Path, hours: int) -> None:
+    theirs = published(shared_data, hours)
     ours = meerkat_uv(hours, declination=QUANTIFAI_DECLINATION, mapping="quantifai")
     assert ours.shape == theirs.shape == (2, hours * 15 * 2016)
     assert np.corrcoef(density(ours), density(theirs))[0, 1] >= 0.999
@@ -71,10 +67,10 @@ def test_quantifai_matches_the_published_coverage(hours: int) -> None:
 
 
 @pytest.mark.slow
-def test_published_norms() -> None:
+def test_published_norms(shared_data: Path) -> None:
     """L of QuantifAI's operator, which is half of ours: 13.26 at 1 h, 26.37 at 2 h, at 256 x 256."""
     for hours, norm in ((1, 13.26), (2, 26.37)):
-        assert NUFFT((256, 256), published(hours)).norm / 4 == pytest.approx(norm, rel=1e-3)
+        assert NUFFT((256, 256), published(shared_data, hours)).norm / 4 == pytest.approx(norm, rel=1e-3)
 
 
 def test_sky_convention() -> None:
