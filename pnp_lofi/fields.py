@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
+from tqdm import tqdm
 
 Image = np.ndarray  # (size, size) float32
 
+MANY = 100  # images from which on a progress bar is shown, where there is a terminal
 TINY = 1e-6  # keeps logarithms, roots and quotients finite
 
 
@@ -23,7 +25,7 @@ def stack(draw: Callable[[Generator, int], Image], count: int, size: int, seed: 
     if seed < 0:
         raise ValueError(f"expected a seed >= 0, got {seed}")
     images = np.empty((count, 1, size, size), np.float32)
-    for k in range(count):
+    for k in tqdm(range(count), desc="drawing images", leave=False, disable=None if count >= MANY else True):
         images[k, 0] = draw(np.random.default_rng([seed, family, k]), size)
     return torch.from_numpy(images)
 
