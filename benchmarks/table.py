@@ -132,6 +132,18 @@ def memory(found: dict[str, Any]) -> list[Sheet]:
     return [Sheet(f'Prior "{found["prior"]}"', columns, rows)]
 
 
+def sharing(found: dict[str, Any]) -> list[Sheet]:
+    levels = [f"{round(255 * level)}" for level in found["levels"]]
+    columns = ("network", "multiply-adds a pixel", *(f"held out, {n}/255" for n in levels),
+               *(f"Set12, {n}/255" for n in levels), "training [s]")  # fmt: skip
+    rows = [
+        (row["title"], f"{row['macs']:,}", *(_number(x, 2) for x in row["held_out"]),
+         *(_number(x, 2) for x in row["set12"]), _number(row["train_seconds"], 0))
+        for row in sorted(found["rows"], key=lambda row: row["macs"])
+    ]  # fmt: skip
+    return [Sheet(f"PSNR [dB] after {found['steps']} steps of training", columns, rows)]
+
+
 def demo(found: dict[str, Any]) -> list[Sheet]:
     columns = ("problem", "method", "PSNR [dB]", "SSIM", "seconds", "peak memory [MB]")
     rows = [
@@ -148,6 +160,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
     "inpaint": inpaint,
     "memory": memory,
     "radio_m31": radio_m31,
+    "sharing": sharing,
     "toeplitz": toeplitz,
 }
 

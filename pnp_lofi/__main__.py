@@ -52,9 +52,8 @@ def train(
     images: Annotated[str, typer.Argument(help='"natural", "radio" (both procedural), or a folder of images.')],
     out: Out,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
-    size: Annotated[int, typer.Option(help="Side of the training crops, in pixels.")] = 128,
-    objects: Annotated[int, typer.Option(help="Crops per step.")] = 16,
-    pixels: Annotated[int, typer.Option(help="Pixels drawn from each crop.")] = 512,
+    size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 16 and a margin.")] = None,
+    objects: Annotated[int, typer.Option(help="Crops per step.")] = 32,
     lr: Annotated[float, typer.Option(help="Adam's step at the start; cosine decay.")] = 2e-3,
     sigma_min: Annotated[float | None, typer.Option(help="Lowest noise level, of range 1.")] = None,
     sigma_max: Annotated[float | None, typer.Option(help="Highest noise level.")] = None,
@@ -68,7 +67,7 @@ def train(
 
     levels = {"sigma_min": sigma_min, "sigma_max": sigma_max}
     figures = train_prior(
-        images, out, size=size, steps=steps, objects=objects, pixels=pixels, lr=lr, seed=seed,
+        images, out, size=size, steps=steps, objects=objects, lr=lr, seed=seed,
         low_precision=low_precision, resume=resume, overwrite=overwrite, command=" ".join(["pnp-lofi", *sys.argv[1:]]),
         **{k: v for k, v in levels.items() if v is not None},
     )  # fmt: skip

@@ -11,9 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pnp_lofi.lofi import LoFi
+from pnp_lofi.shared import SharedLoFi
 
 FORMAT = 1
 KEY = "pnp_lofi"
+ARCHITECTURES: dict[str, type[LoFi] | type[SharedLoFi]] = {"LoFi": LoFi, "SharedLoFi": SharedLoFi}
 
 
 def shipped() -> list[str]:
@@ -73,18 +75,18 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     return tensors, header
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: LoFi, **about: Any) -> None:
-    """Write a LoFi network.
+def save_checkpoint(path: str | os.PathLike[str], model: LoFi | SharedLoFi, **about: Any) -> None:
+    """Write a network.
 
     :param about: what the header tells besides the architecture: ``sigma_range`` [units of value_range],
         ``value_range``, ``trained_on``, ``command``, ``metrics``. JSON values only.
     """
-    header = {"format": FORMAT, "architecture": "LoFi", "config": model.config} | about
+    header = {"format": FORMAT, "architecture": type(model).__name__, "config": model.config} | about
     write_tensors(path, model.state_dict(), header)
 
 
-def load_checkpoint(name: str | os.PathLike[str]) -> tuple[LoFi, dict[str, Any]]:
-    """Read a LoFi network by shipped name or path.
+def load_checkpoint(name: str | os.PathLike[str]) -> tuple[LoFi | SharedLoFi, dict[str, Any]]:
+    """Read a network by shipped name or path.
 
     :returns: the network in eval mode, and the header.
     :raises FileNotFoundError: if there is no such name or file (lists the shipped names).
@@ -92,13 +94,13 @@ def load_checkpoint(name: str | os.PathLike[str]) -> tuple[LoFi, dict[str, Any]]
     """
     path = find_checkpoint(name)
     tensors, header = read_tensors(path)
-    if header.get("format") != FORMAT or header.get("architecture") != "LoFi":
+    if header.get("format") != FORMAT or header.get("architecture") not in ARCHITECTURES:
         raise ValueError(
             f"{path} holds architecture {header.get('architecture')!r}, format {header.get('format')!r}; "
-            f"this version reads 'LoFi', format {FORMAT}"
+            f"this version reads {', '.join(ARCHITECTURES)}, format {FORMAT}"
         )
     try:
-        model = LoFi(**header["config"])
+        model = ARCHITECTURES[header["architecture"]](**header["config"])
         model.load_state_dict(tensors)
     except (TypeError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path}: the weights do not fit the architecture that its header names: {error}") from error

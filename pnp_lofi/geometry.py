@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Layout = Literal["circular", "square"]
+Layout = Literal["circular", "square", "random"]
 
 
 def circular_offsets(rays: int, rings: int, radius: float) -> Tensor:
@@ -29,38 +29,67 @@ def square_offsets(rays: int, rings: int, radius: float) -> Tensor:
     return torch.cartesian_prod(*axes).reshape(rays, rings, 2)
 
 
+def random_offsets(rays: int, rings: int, radius: float) -> Tensor:
+    """Points drawn uniformly from the square [-radius, radius]^2, by torch's generator.
+
+    :returns: (rays, rings, 2) [pixel], (row, column).
+    """
+    return radius * (2 * torch.rand(rays, rings, 2) - 1)
+
+
+LAYOUTS = {"circular": circular_offsets, "random": random_offsets, "square": square_offsets}
+
+
 class PatchGeometry(nn.Module):
-    """K = rays x rings offsets d_k in pixels of the observed image; the patch of x is q(x + d_k).
+    """K = rays x rings offsets d_k in pixels of the observed image; the patch of x is q(x + scale d_k).
 
     :param int rays: groups of points; each gets an MLP of its own.
     :param int rings: points of a ray.
     :param float radius: reach at the start [pixel].
-    :param str layout: "circular" or "square".
+    :param str layout: "circular", "square" or "random" (uniform in the square).
     :param bool learned: whether training moves the points.
+    :param bool learned_scale: whether it stretches all of them by one more number, the adaptive receptive field.
+    :param bool official: shrink the offsets by (N - 1)/N of the image, as the authors' code does.
     :raises ValueError: if a size is not positive or the layout is unknown.
-    Source: arXiv 2411.04995, section III. Differs from the authors' code, which scales offsets by
-    1/(h - 1) of the image: ours keep their footprint in pixels, so tiles are exact.
+    Source: arXiv 2411.04995, section III. Differs from the authors' code, which gives offsets as fractions of the
+    image: ours keep their footprint in pixels, so tiles are exact.
     """
 
     def __init__(
-        self, rays: int, rings: int, radius: float, *, layout: Layout = "circular", learned: bool = True
+        self,
+        rays: int,
+        rings: int,
+        radius: float,
+        *,
+        layout: Layout = "circular",
+        learned: bool = True,
+        learned_scale: bool = False,
+        official: bool = False,
     ) -> None:
         super().__init__()
         if rays < 1 or rings < 1 or not radius > 0:
             raise ValueError(
                 f"PatchGeometry expects rays >= 1, rings >= 1 and radius > 0, got {rays}, {rings}, {radius}"
             )
-        layouts = {"circular": circular_offsets, "square": square_offsets}
-        if layout not in layouts:
-            raise ValueError(f"PatchGeometry knows the layouts {sorted(layouts)}, got {layout!r}")
-        self.offsets = nn.Parameter(layouts[layout](rays, rings, radius), requires_grad=learned)
+        if layout not in LAYOUTS:
+            raise ValueError(f"PatchGeometry knows the layouts {sorted(LAYOUTS)}, got {layout!r}")
+        self.offsets = nn.Parameter(LAYOUTS[layout](rays, rings, radius), requires_grad=learned)
+        self.scale = nn.Parameter(torch.ones(1)) if learned_scale else None
+        self.official, self.layout = official, layout
 
-    @property
-    def points(self) -> Tensor:
-        """(K, 2) offsets [pixel], rays outermost."""
-        return self.offsets.reshape(-1, 2)
+    def points(self, shape: tuple[int, int]) -> Tensor:
+        """(K, 2) offsets [pixel] for an image of (H, W), rays outermost."""
+        return self.stretch(self.offsets.reshape(-1, 2), shape)
 
-    @property
-    def margin(self) -> int:
+    def stretch(self, offsets: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Offsets (..., 2) as the network holds them, in pixels of an image of (H, W)."""
+        if self.scale is not None:
+            offsets = offsets * self.scale
+        if self.official:  # fractions of the *height*, of an axis whose pixels reach from end to end
+            height, width = shape
+            offsets = offsets * offsets.new_tensor([(height - 1) / height, (width - 1) / height])
+        return offsets
+
+    def margin(self, shape: tuple[int, int]) -> int:
         """Pixels beyond the centre that the interpolated patch touches; also the halo of a tile."""
-        return math.ceil(float(self.offsets.detach().abs().max())) + 1
+        return math.ceil(float(self.points(shape).detach().abs().max())) + 1

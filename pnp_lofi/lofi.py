@@ -1,20 +1,42 @@
 """LoFi: a neural local field. Each pixel of the answer comes from a learned patch around it, by MLPs."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
+from pnp_lofi.ccpg import CCPG
+from pnp_lofi.dense import Network
+from pnp_lofi.filters import make_filter
 from pnp_lofi.geometry import Layout, PatchGeometry
+from pnp_lofi.kernels import available, gather
+from pnp_lofi.mlp import MLP
 from pnp_lofi.multimlp import MultiMLP
-from pnp_lofi.sampling import positions, reflect_pad, sample, stencil, windows
+from pnp_lofi.sampling import (
+    KEYS_A,
+    OFFICIAL_A,
+    coordinates,
+    grid_coords,
+    padded_tile,
+    positions,
+    reflect_pad,
+    sample,
+    stencil,
+    windows,
+    windows_at,
+)
+from pnp_lofi.tiles import Tile, join, tiles
+from pnp_lofi.units import check_image, check_pixels, noise_unit, pixels_at_once
 
-CHUNK = 4096  # pixels worked on at once; sets the memory, not the result
+INR_WIDTH = 256
+FILTER_COPIES = 6  # of one channel of the image that a filter holds at once, for each channel it adds
+Head = Literal["multi", "single"]
 
 
 class LoFi(nn.Module):
-    """f(x) = sigma MultiMLP((p(x) - mean p(x)) / sigma) + q(x), with the patch p_k(x) = q(x + d_k).
+    """f(x) = sigma MLP((p(x) - mean p(x)) / sigma) + q(x), with the patch p_k(x) = q~(x + d_k) of q~ = [q, filtered q].
 
     Three ways in give one result: ``lofi(q, sigma)`` for every pixel, ``lofi.at(q, coords, sigma)`` for
     any coordinates, ``lofi.at_pixels(q, index, sigma)`` for some pixels of the grid. Memory is set by
@@ -24,16 +46,23 @@ class LoFi(nn.Module):
     :param int out_channels: channels of f; default: as many.
     :param int rays, rings: the patch has K = rays x rings points.
     :param float radius: reach of the patch at the start [pixel].
-    :param str layout: "circular" or "square" start of the points.
-    :param bool learned: whether training moves the points.
-    :param Sequence[int] hidden: widths of each ray's hidden layers.
+    :param str layout: "circular", "square" or "random" start of the points.
+    :param bool learned: whether training moves the points; learned_scale: whether it stretches all of them together.
+    :param str head: "multi", one MLP a ray and one that mixes their features; "single", one MLP for the whole patch.
+    :param Sequence[int] hidden: widths of the hidden layers, of each ray's or of the single MLP.
     :param int features: outputs of a ray.
     :param Sequence[int] mixer: widths of the mixing MLP's hidden layers.
-    :param bool residual: add the observed pixel to the output (needs in_channels = out_channels).
+    :param bool residual: add the first ``out_channels`` observed channels to the output.
     :param bool centred: subtract the patch's mean (over its points, per channel) first.
     :param bool equivariant: work in units of sigma, so that D(a q, a sigma) = a D(q, sigma) and one network
         serves all noise levels and brightness scales; otherwise a plain network that takes no sigma.
-    :raises ValueError: if residual is asked for with different channel counts.
+    :param dict filter: arguments of a filter and its ``kind``: "spectral" (:class:`~pnp_lofi.filters.SpectralFilter`)
+        or "spatial" (:class:`~pnp_lofi.filters.SpatialFilter`); default: none.
+    :param int ccpg: iterations in which each pixel's patch decides where it looks next (:class:`~pnp_lofi.ccpg.CCPG`).
+    :param bool inr: INR-LoFi, f(x) = LoFi(INR(x), q) with a learned change of coordinates, an MLP 2 -> 256 x 3 -> 2.
+    :param bool official: the conventions of the authors' code: kernel with a = -0.75, pixel i of N at i/(N - 1),
+        offsets shrunk by (N - 1)/N, their filter, and a residual that subtracts from the patch's centre point.
+    :raises ValueError: if residual is asked for with more outputs than inputs, or official with centred or equivariant.
     Source: arXiv 2411.04995 (paper size: 9 x 9 points, hidden (370,) * 3, features 100, mixer (370,) * 3).
     Differs: centring, sigma, and offsets that are exact in pixels.
     """
@@ -48,37 +77,62 @@ class LoFi(nn.Module):
         radius: float = 8.0,
         layout: Layout = "circular",
         learned: bool = True,
+        learned_scale: bool = False,
+        head: Head = "multi",
         hidden: Sequence[int] = (48, 48),
         features: int = 24,
         mixer: Sequence[int] = (128, 128),
         residual: bool = True,
         centred: bool = True,
         equivariant: bool = True,
+        filter: dict[str, Any] | None = None,
+        ccpg: int = 0,
+        inr: bool = False,
+        official: bool = False,
     ) -> None:
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
-        if residual and in_channels != out_channels:
-            raise ValueError(
-                f"a residual LoFi needs as many outputs as inputs, got {in_channels} and {out_channels}; "
-                "pass residual=False"
-            )
         self.config: dict[str, Any] = {
             "in_channels": in_channels, "out_channels": out_channels, "rays": rays, "rings": rings,
-            "radius": radius, "layout": layout, "learned": learned, "hidden": list(hidden),
-            "features": features, "mixer": list(mixer), "residual": residual, "centred": centred,
-            "equivariant": equivariant,
+            "radius": radius, "layout": layout, "learned": learned, "learned_scale": learned_scale, "head": head,
+            "hidden": list(hidden), "features": features, "mixer": list(mixer), "residual": residual,
+            "centred": centred, "equivariant": equivariant, "filter": filter, "ccpg": ccpg, "inr": inr,
+            "official": official,
         }  # fmt: skip
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.rays, self.residual, self.centred, self.equivariant = rays, residual, centred, equivariant
-        self.geometry = PatchGeometry(rays, rings, radius, layout=layout, learned=learned)
-        self.mlp = MultiMLP(rays, in_channels * rings, hidden, features, mixer, out_channels)
+        if residual and in_channels < out_channels:
+            raise ValueError(
+                f"a residual LoFi adds to observed channels, got {in_channels} of them for {out_channels} outputs; "
+                "pass residual=False"
+            )
+        if official and (centred or equivariant):
+            raise ValueError("official=True is the authors' plain network; pass centred=False, equivariant=False")
+        if head not in ("multi", "single"):
+            raise ValueError(f"head must be 'multi' or 'single', got {head!r}")
+        self.in_channels, self.out_channels, self.rays, self.rings = in_channels, out_channels, rays, rings
+        self.residual, self.centred, self.equivariant, self.official = residual, centred, equivariant, official
+        self.kernel_a = OFFICIAL_A if official else KEYS_A
+        self.geometry = PatchGeometry(
+            rays, rings, radius, layout=layout, learned=learned, learned_scale=learned_scale, official=official
+        )
+        self.filter = None if filter is None else make_filter(in_channels, official=official, **filter)
+        self.seen_channels = in_channels if self.filter is None else self.filter.out_channels
+        inputs = self.seen_channels * rays * rings
+        self.ccpg = CCPG(inputs, self.geometry.offsets, ccpg) if ccpg else None
+        self.inr = MLP([2, INR_WIDTH, INR_WIDTH, INR_WIDTH, 2]) if inr else None
+        self.mlp: MultiMLP | MLP = (
+            MultiMLP(rays, self.seen_channels * rings, hidden, features, mixer, out_channels)
+            if head == "multi"
+            else MLP([inputs, *hidden, out_channels])
+        )
 
     def forward(
         self,
         q: Tensor,
         sigma: float | Tensor | None = None,
         *,
-        chunk: int = CHUNK,
+        shape: tuple[int, int] | None = None,
+        chunk: int | None = None,
+        max_memory: float | None = None,
         compute_dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Every pixel of the grid.
@@ -86,57 +140,71 @@ class LoFi(nn.Module):
         :param torch.Tensor q: (B, C, H, W).
         :param sigma: noise standard deviation in the units of q: a number, (B,), or a map broadcastable to
             (B, 1, H, W). Only for an equivariant network, which needs it.
-        :param int chunk: pixels worked on at once.
+        :param tuple shape: (H', W') of another grid over the same square to evaluate on; default: that of q.
+        :param int chunk: pixels worked on at once; default 4096, on a GPU 131072.
+        :param float max_memory: sets chunk instead: what may be used beyond q and the result [MB].
         :param torch.dtype compute_dtype: precision of the matrix products; default that of q. The result
             has the dtype of q.
         :returns: (B, C_out, H, W).
         """
-        self._check(q)
+        check_image(q, self.in_channels)
+        dtype = compute_dtype or q.dtype
+        chunk = self._chunk(q, dtype, chunk, max_memory)
+        if self._moves or (shape is not None and tuple(shape) != tuple(q.shape[-2:])):
+            height, width = shape or (q.shape[-2], q.shape[-1])
+            coords = grid_coords((height, width), dtype=q.dtype, device=q.device, corners=self.official)
+            pixels = self.at(q, coords, sigma, chunk=chunk, compute_dtype=dtype)
+            return pixels.transpose(1, 2).reshape(len(q), self.out_channels, height, width)
+        noise, seen = self._noise(sigma, q), self._see(q)
+        margin, matrix = self._stencil(seen, dtype)
+        mlp = self._mlp(dtype)
         batch, _, height, width = q.shape
-        noise = self._noise(sigma, q)
-        view, matrix = self._windows(q, compute_dtype or q.dtype)
         out = q.new_empty(batch, height, width, self.out_channels)
-        strips: list[Tensor] = []
-        for b, rows, columns in _tiles(batch, height, width, chunk):
-            tile = (b, rows, columns)
+        parts: list[Tensor] = []
+        for b, rows, columns in tiles(batch, height, width, chunk):
             sigmas = noise if noise.ndim == 0 else noise[b, 0, rows, columns].reshape(-1, 1)
-            pixels = self._network(view[tile].flatten(0, 1), matrix, sigmas)
+            patch = self._tile_patch(seen, (b, rows, columns), margin, matrix)
+            pixels = self._network(patch, sigmas, mlp)
             if torch.is_grad_enabled():
-                strips.append(pixels)
+                parts.append(pixels)
             else:
-                out[tile] = pixels.reshape(out[tile].shape).to(out.dtype)
-        if strips:
-            out = self._join(strips, batch, height, width, chunk).to(q.dtype)
+                out[b, rows, columns] = pixels.reshape(out[b, rows, columns].shape).to(out.dtype)
+        if parts:
+            out = join(parts, batch, height, width, chunk).to(q.dtype)
         out = out.permute(0, 3, 1, 2)
-        return out + q if self.residual else out.contiguous()
+        return self._finish(q, seen, out)
 
-    def at(self, q: Tensor, coords: Tensor, sigma: float | Tensor | None = None, *, chunk: int = CHUNK) -> Tensor:
+    def at(
+        self,
+        q: Tensor,
+        coords: Tensor,
+        sigma: float | Tensor | None = None,
+        *,
+        chunk: int | None = None,
+        max_memory: float | None = None,
+        compute_dtype: torch.dtype | None = None,
+    ) -> Tensor:
         """Any coordinates of the unit square; twice differentiable in them.
 
         :param torch.Tensor q: (B, C, H, W).
-        :param torch.Tensor coords: (P, 2) or (B, P, 2), (row, column) in [0, 1]; pixel i of N is (i + 1/2)/N.
-        :param sigma: a number or (B,).
+        :param torch.Tensor coords: (P, 2) or (B, P, 2), (row, column) in [0, 1]; pixel i of N is (i + 1/2)/N
+            (official: i/(N - 1)).
+        :param sigma, chunk, max_memory, compute_dtype: as in ``forward``.
         :returns: (B, P, C_out).
         """
-        self._check(q)
-        if coords.ndim not in (2, 3) or coords.shape[-1] != 2:
-            raise ValueError(f"coords must be (P, 2) or (batch, P, 2), got {tuple(coords.shape)}")
-        points = positions(coords, (q.shape[-2], q.shape[-1])).to(q.dtype)
-        points = points.expand(len(q), -1, 2)
-        noise = self._noise(sigma, q)
-        if noise.ndim and noise.shape[-2:] != (1, 1):
-            noise_at = sample(noise.expand(len(q), 1, *q.shape[-2:]), points)
-        else:
-            noise_at = noise.reshape(-1, 1, 1).expand(len(q), points.shape[1], 1)
-        offsets = self.geometry.points.to(q.dtype)
+        check_image(q, self.in_channels)
+        dtype = compute_dtype or q.dtype
+        chunk = max(1, self._chunk(q, dtype, chunk, max_memory, gathered=True) // len(q))
+        noise, seen, points = self._noise(sigma, q), self._see(q), self._locate(q, coords)
+        mlp = self._mlp(dtype)
         done = []
         for start in range(0, points.shape[1], chunk):
             part = points[:, start : start + chunk]
-            patch = sample(q, (part[:, :, None] + offsets).flatten(1, 2))
-            patch = patch.reshape(-1, len(offsets), self.in_channels).transpose(1, 2)
-            sigmas = noise_at[:, start : start + chunk].reshape(-1, 1)
-            pixels = self._mix(patch, sigmas).reshape(len(q), -1, self.out_channels)
-            done.append(pixels + sample(q, part) if self.residual else pixels)
+            sigmas = noise if noise.ndim == 0 else sample(noise, part).reshape(-1, 1)
+            offsets = self._offsets(seen, part, sigmas)
+            patch = self._centre(gather(seen, part, offsets, self.kernel_a).flatten(0, 1))
+            pixels = self._network(patch.to(dtype), sigmas, mlp).reshape(len(q), -1, self.out_channels)
+            done.append(self._finish_at(q, seen, part, offsets, pixels.to(q.dtype)))
         return torch.cat(done, 1)
 
     def at_pixels(
@@ -147,111 +215,176 @@ class LoFi(nn.Module):
         *,
         compute_dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Some pixels of the grid: the training path (windows and stencil, no gather of points).
+        """Some pixels of the grid: the training path, in memory that the image does not set (without a filter).
 
         :param torch.Tensor q: (B, C, H, W).
         :param torch.Tensor index: (P,) or (B, P) flat pixel numbers, row W + column.
         :param sigma: as in ``forward``.
         :returns: (B, P, C_out).
         """
-        self._check(q)
+        check_image(q, self.in_channels)
         batch, _, height, width = q.shape
         index = index.expand(batch, -1) if index.ndim == 1 else index
-        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < height * width):
-            raise ValueError(
-                f"pixel numbers must lie in 0..{height * width - 1} for a {height} x {width} image, got "
-                f"{int(index.min())}..{int(index.max())}"
-            )
-        item = torch.arange(batch, device=q.device)[:, None].expand_as(index)
-        where = (item.flatten(), (index // width).flatten(), (index % width).flatten())
-        noise = self._noise(sigma, q)
-        if noise.ndim:
-            noise = noise.expand(batch, 1, height, width)[where[0], 0, where[1], where[2]][:, None]
-        view, matrix = self._windows(q, compute_dtype or q.dtype)
-        pixels = self._network(view[where], matrix, noise)
-        if self.residual:
-            pixels = pixels + q.permute(0, 2, 3, 1)[where]
-        return pixels.reshape(batch, -1, self.out_channels)
+        check_pixels(index, (height, width))
+        row, column = index // width, index % width
+        if self._moves:
+            coords = coordinates(torch.stack([row, column], -1).to(q.dtype), (height, width), corners=self.official)
+            return self.at(q, coords, sigma, chunk=index.numel(), compute_dtype=compute_dtype)
+        item = torch.arange(batch, device=q.device)[:, None].expand_as(index).flatten()
+        noise, seen, row, column = self._noise(sigma, q), self._see(q), row.flatten(), column.flatten()
+        sigmas = noise if noise.ndim == 0 else noise[item, 0, row, column][:, None]
+        dtype = compute_dtype or q.dtype
+        margin, matrix = self._stencil(seen, dtype)
+        view = windows_at(seen, item, row, column, margin)
+        view = self._reduced(view, view[..., margin : margin + 1, margin : margin + 1], dtype)
+        pixels = self._network(self._interpolated(view, matrix), sigmas, self._mlp(dtype)).to(q.dtype)
+        pixels = pixels.reshape(batch, -1, self.out_channels)
+        if not self.residual:
+            return pixels
+        if self.official:
+            points = torch.stack([row, column], -1).to(q.dtype).reshape(batch, -1, 2)
+            return self._finish_at(q, seen, points, self.geometry.points((height, width)), pixels)
+        return pixels + q[item, : self.out_channels, row, column].reshape(pixels.shape)
 
-    def _windows(self, q: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The view of all windows and the stencil, both in the compute dtype."""
-        margin = self.geometry.margin
-        if self.centred and dtype != q.dtype:  # the answer does not see a constant; rounding does
-            q = q - q.mean((-2, -1), keepdim=True)
-        matrix = stencil(self.geometry.points.to(torch.promote_types(q.dtype, torch.float32)), margin)
+    def looks_at(self, q: Tensor, coords: Tensor, sigma: float | Tensor | None = None) -> Tensor:
+        """Where the patch of each coordinate reads the image, after INR and CCPG: the paper's Figures 7 and 9.
+
+        :param q, coords, sigma: as in ``at``.
+        :returns: (B, P, K, 2) positions (row, column) [pixel of q], rays outermost.
+        """
+        check_image(q, self.in_channels)
+        noise, seen, points = self._noise(sigma, q), self._see(q), self._locate(q, coords)
+        sigmas = noise if noise.ndim == 0 else sample(noise, points).reshape(-1, 1)
+        return points[:, :, None] + self._offsets(seen, points, sigmas)
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the points differ from pixel to pixel, so that no stencil can stand for them."""
+        return self.ccpg is not None or self.inr is not None
+
+    def _see(self, q: Tensor) -> Tensor:
+        return q if self.filter is None else self.filter(q)
+
+    def _locate(self, q: Tensor, coords: Tensor) -> Tensor:
+        """Coordinates -> pixel positions (B, P, 2)."""
+        if coords.ndim not in (2, 3) or coords.shape[-1] != 2:
+            raise ValueError(f"coords must be (P, 2) or (batch, P, 2), got {tuple(coords.shape)}")
+        if coords.ndim == 3 and len(coords) not in (1, len(q)):
+            raise ValueError(f"coords are for {len(coords)} images, got {len(q)} of them")
+        coords = coords.to(q.dtype)
+        if self.inr is not None:
+            coords = (self.inr(coords.reshape(-1, 2) - 0.5) + 0.5).reshape(coords.shape)
+        return positions(coords, (q.shape[-2], q.shape[-1]), corners=self.official).expand(len(q), -1, 2)
+
+    def _offsets(self, seen: Tensor, points: Tensor, noise: Tensor) -> Tensor:
+        """The points of a patch relative to its centre: (K, 2), or with CCPG (B, P, K, 2) [pixel]."""
+        shape = (seen.shape[-2], seen.shape[-1])
+        offsets = self.geometry.points(shape).to(seen.dtype)
+        if self.ccpg is not None:
+            for k in range(len(self.ccpg.networks)):
+                patch = gather(seen, points, offsets, self.kernel_a).flatten(0, 1)
+                patch = self._centre(patch)
+                found = self.ccpg.offsets(k, patch / noise[..., None] if self.equivariant else patch)
+                offsets = self.geometry.stretch(found.reshape(*points.shape[:2], -1, 2), shape)
+        return offsets
+
+    def _stencil(self, seen: Tensor, dtype: torch.dtype) -> tuple[int, Tensor]:
+        """The reach of the windows and the matrix (S^2, K) that interpolates patches out of them."""
+        shape = (seen.shape[-2], seen.shape[-1])
+        margin = self.geometry.margin(shape)
+        points = self.geometry.points(shape).to(torch.promote_types(seen.dtype, torch.float32))
+        matrix = stencil(points, margin, self.kernel_a)
         if self.centred:
             matrix = matrix - matrix.mean(1, keepdim=True)
-        return windows(reflect_pad(q, margin).to(dtype), margin), matrix.to(dtype)
+        return margin, matrix.to(dtype)
 
-    def _network(self, view: Tensor, matrix: Tensor, noise: Tensor) -> Tensor:
-        """(P, C, S, S) windows -> (P, C_out), without the residual."""
+    def _tile_patch(self, seen: Tensor, tile: Tile, margin: int, matrix: Tensor) -> Tensor:
+        """(P, C, K) patches of a tile of the grid."""
+        if available(seen):
+            b, rows, columns = tile
+            axes = [torch.arange(s.start, s.stop, device=seen.device, dtype=seen.dtype) for s in (rows, columns)]
+            offsets = self.geometry.points((seen.shape[-2], seen.shape[-1])).to(seen.dtype)
+            patch = gather(seen[b : b + 1], torch.cartesian_prod(*axes)[None], offsets, self.kernel_a)[0]
+            return self._centre(patch).to(matrix.dtype)
+        padded = padded_tile(seen, tile, margin)
+        padded = self._reduced(padded, padded.mean((-2, -1), keepdim=True), matrix.dtype)
+        return self._interpolated(windows(padded[None], margin)[0].flatten(0, 1), matrix)
+
+    def _reduced(self, x: Tensor, level: Tensor, dtype: torch.dtype) -> Tensor:
+        """In the dtype to compute in; what is centred later is brought near zero first, for the sake of rounding."""
+        return x if dtype == x.dtype else (x - level if self.centred else x).to(dtype)
+
+    def _interpolated(self, view: Tensor, matrix: Tensor) -> Tensor:
+        """(P, C, S, S) windows -> (P, C, K) patches."""
         patch = view.reshape(-1, matrix.shape[0]) @ matrix
-        return self._rays(patch.reshape(-1, self.in_channels, matrix.shape[1]), noise)
+        return patch.reshape(-1, self.seen_channels, matrix.shape[1])
 
-    def _mix(self, patch: Tensor, noise: Tensor) -> Tensor:
-        """(P, C, K) patches -> (P, C_out), without the residual."""
-        if self.centred:
-            patch = patch - patch.mean(2, keepdim=True)
-        return self._rays(patch, noise)
+    def _centre(self, patch: Tensor) -> Tensor:
+        """(P, C, K) patches without their mean, if this network wants that."""
+        return patch - patch.mean(2, keepdim=True) if self.centred else patch
 
-    def _rays(self, patch: Tensor, noise: Tensor) -> Tensor:
-        """A ray's inputs are ordered channel first, then ring."""
-        noise = noise.to(patch.dtype)
-        patch = (patch / noise[..., None]).reshape(len(patch), self.in_channels, self.rays, -1)
-        patch = patch.permute(2, 0, 1, 3).reshape(self.rays, len(patch), -1)
-        return self.mlp(patch) * noise
+    def _mlp(self, dtype: torch.dtype) -> Network:
+        return self.mlp if torch.is_grad_enabled() else self.mlp.prepared(dtype)
+
+    def _network(self, patch: Tensor, noise: Tensor, mlp: Network) -> Tensor:
+        """(P, C, K) centred patches -> (P, C_out), without the residual."""
+        if self.equivariant:
+            noise = noise.to(patch.dtype)
+            patch = patch / noise[..., None]
+        if isinstance(self.mlp, MultiMLP):  # a ray's inputs are ordered channel first, then ring
+            patch = patch.reshape(len(patch), self.seen_channels, self.rays, self.rings)
+            pixels = mlp(patch.permute(2, 0, 1, 3).reshape(self.rays, len(patch), -1))
+        else:
+            pixels = mlp(patch.flatten(1))
+        return pixels * noise if self.equivariant else pixels
+
+    def _finish(self, q: Tensor, seen: Tensor, out: Tensor) -> Tensor:
+        """The answer on the grid of q from the network's (B, C_out, H, W)."""
+        if not self.residual:
+            return out.contiguous()
+        if not self.official:
+            return out + q[:, : self.out_channels]
+        shape = (q.shape[-2], q.shape[-1])
+        margin = self.geometry.margin(shape)
+        kernel = stencil(self._middle(self.geometry.points(shape))[None].to(q.dtype), margin, self.kernel_a)
+        kernel = kernel.reshape(1, 1, 2 * margin + 1, -1).expand(self.out_channels, 1, -1, -1)
+        return conv2d(reflect_pad(seen[:, : self.out_channels], margin), kernel, groups=self.out_channels) - out
+
+    def _finish_at(self, q: Tensor, seen: Tensor, points: Tensor, offsets: Tensor, pixels: Tensor) -> Tensor:
+        """The answer at pixel positions (B, P, 2) from the network's (B, P, C_out)."""
+        if not self.residual:
+            return pixels
+        if not self.official:
+            return pixels + sample(q[:, : self.out_channels], points)
+        return sample(seen[:, : self.out_channels], points + self._middle(offsets), self.kernel_a) - pixels
+
+    def _middle(self, offsets: Tensor) -> Tensor:
+        """The point that the authors' code calls the patch's centre, of (..., K, 2)."""
+        square = self.geometry.layout == "square"
+        return offsets[..., (self.rays // 2) * self.rings + self.rings // 2 if square else 0, :]
+
+    def _chunk(
+        self, q: Tensor, dtype: torch.dtype, chunk: int | None, max_memory: float | None, *, gathered: bool = False
+    ) -> int:
+        """Pixels worked on at once."""
+        fixed = FILTER_COPIES * (self.seen_channels - self.in_channels) * q[:, :1].nbytes
+        each = self.bytes_per_pixel(q, dtype, gathered=gathered or self._moves)
+        return pixels_at_once(q.device, chunk, max_memory, each, fixed)
+
+    def bytes_per_pixel(self, q: Tensor, dtype: torch.dtype, *, gathered: bool = False) -> int:
+        """Working memory for each pixel of a chunk, without gradients."""
+        size, points = dtype.itemsize, self.rays * self.rings * self.seen_channels
+        if gathered:  # indices, values and weights of the 4 x 4 taps
+            look = points * 16 * 2 * q.dtype.itemsize + self.rays * self.rings * 16 * 8
+        else:
+            margin = self.geometry.margin((q.shape[-2], q.shape[-1]))
+            look = self.seen_channels * (2 * margin + 1) ** 2 * size
+        return look + 4 * points * size + self.mlp.widest() * size
 
     def _noise(self, sigma: float | Tensor | None, q: Tensor) -> Tensor:
         """The unit the network works in: () or (B, 1, H, W)."""
-        if not self.equivariant:
-            if sigma is not None:
-                raise ValueError("this LoFi takes no sigma (equivariant=False); call it as lofi(q)")
-            return q.new_ones(())
-        if sigma is None:
-            raise ValueError("this LoFi needs the noise level: call it as lofi(q, sigma)")
-        noise = torch.as_tensor(sigma, dtype=q.dtype, device=q.device)
-        if not bool((torch.isfinite(noise) & (noise > 0)).all()):
-            raise ValueError(f"sigma must be finite and > 0, got {sigma}")
-        if noise.numel() == 1:
-            return noise.reshape(())
-        if noise.ndim == 1 and len(noise) == len(q):
-            return noise.reshape(-1, 1, 1, 1).expand(len(q), 1, *q.shape[-2:])
-        try:
-            return noise.expand(len(q), 1, *q.shape[-2:])
-        except RuntimeError:
-            raise ValueError(
-                f"sigma must be a number, ({len(q)},) or a map ({len(q)}, 1, {q.shape[2]}, {q.shape[3]}), "
-                f"got shape {tuple(noise.shape)}"
-            ) from None
-
-    def _check(self, q: Tensor) -> None:
-        if q.ndim != 4 or q.shape[1] != self.in_channels:
-            raise ValueError(
-                f"LoFi expects (batch, {self.in_channels}, height, width), got {tuple(q.shape)}"
-                + ("; add the leading axes with x[None, None]" if q.ndim == 2 else "")
-            )
-        if not q.is_floating_point():
-            raise TypeError(f"LoFi expects a real floating-point image, got {q.dtype}")
-
-    def _join(self, strips: list[Tensor], batch: int, height: int, width: int, chunk: int) -> Tensor:
-        """Put tiles back on the grid without writing in place, for autograd."""
-        rows: list[Tensor] = []
-        line: list[Tensor] = []
-        for (_, r, c), strip in zip(_tiles(batch, height, width, chunk), strips, strict=True):
-            line.append(strip.reshape(r.stop - r.start, c.stop - c.start, -1))
-            if c.stop == width:
-                rows.append(torch.cat(line, 1))
-                line = []
-        return torch.cat(rows).reshape(batch, height, width, -1)
-
-
-def _tiles(batch: int, height: int, width: int, chunk: int) -> Iterator[tuple[int, slice, slice]]:
-    """Tiles of at most ``chunk`` pixels: whole rows where a row fits."""
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least one pixel, got {chunk}")
-    columns = min(width, chunk)
-    rows = max(1, chunk // width)
-    for b in range(batch):
-        for r in range(0, height, rows):
-            for c in range(0, width, columns):
-                yield b, slice(r, min(r + rows, height)), slice(c, min(c + columns, width))
+        if self.equivariant:
+            return noise_unit(sigma, q)
+        if sigma is not None:
+            raise ValueError("this LoFi takes no sigma (equivariant=False); call it as lofi(q)")
+        return q.new_ones(())

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad as torch_pad
 
+from pnp_lofi.tiles import Tile
+
 KEYS_A = -0.5  # reproduces straight ramps exactly; torch's -0.75 does not (docs/conventions.md)
+OFFICIAL_A = -0.75  # of torch's grid_sample and the LoFi authors' code
 
 
 def keys_cubic(t: Tensor, a: float = KEYS_A) -> Tensor:
@@ -52,31 +55,47 @@ def reflect_pad(x: Tensor, margin: int) -> Tensor:
     return x.index_select(-2, rows).index_select(-1, columns)
 
 
-def positions(coords: Tensor, shape: tuple[int, int]) -> Tensor:
+def positions(coords: Tensor, shape: tuple[int, int], *, corners: bool = False) -> Tensor:
     """Pixel positions of points of the unit square: pixel i of N has its centre at (i + 1/2)/N.
 
     :param torch.Tensor coords: (..., 2), (row, column) in [0, 1].
     :param tuple shape: (H, W) of the image.
+    :param bool corners: pixel i at i/(N - 1) instead, the authors' convention.
     :returns: (..., 2) [pixel].
     """
-    return coords * coords.new_tensor(shape) - 0.5
+    size = coords.new_tensor(shape)
+    return coords * (size - 1) if corners else coords * size - 0.5
 
 
-def grid_coords(shape: tuple[int, int], *, dtype: torch.dtype = torch.float32) -> Tensor:
+def coordinates(points: Tensor, shape: tuple[int, int], *, corners: bool = False) -> Tensor:
+    """The inverse of ``positions``."""
+    size = points.new_tensor(shape)
+    return points / (size - 1).clamp_min(1) if corners else (points + 0.5) / size
+
+
+def grid_coords(
+    shape: tuple[int, int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    corners: bool = False,
+) -> Tensor:
     """The centres of all pixels of a grid, row by row.
 
     :param tuple shape: (H, W).
+    :param bool corners: as in ``positions``.
     :returns: (H W, 2), (row, column) in [0, 1].
     """
-    axes = [(torch.arange(n, dtype=dtype) + 0.5) / n for n in shape]
-    return torch.cartesian_prod(*axes)
+    points = torch.cartesian_prod(*(torch.arange(n, dtype=dtype, device=device) for n in shape))
+    return coordinates(points, shape, corners=corners)
 
 
-def sample(x: Tensor, points: Tensor) -> Tensor:
+def sample(x: Tensor, points: Tensor, a: float = KEYS_A) -> Tensor:
     """Keys cubic interpolation of an image at arbitrary positions, borders reflected.
 
     :param torch.Tensor x: (B, C, H, W).
     :param torch.Tensor points: (B, P, 2) pixel positions (row, column).
+    :param float a: parameter of the kernel.
     :returns: (B, P, C).
     """
     batch, channels, height, width = x.shape
@@ -85,7 +104,7 @@ def sample(x: Tensor, points: Tensor) -> Tensor:
     weights, index = [], []
     for axis, size in enumerate((height, width)):
         at = base[..., axis, None].long() + taps
-        weights.append(keys_cubic(points[..., axis, None] - at))
+        weights.append(keys_cubic(points[..., axis, None] - at, a))
         index.append(reflect_index(at, size))
     flat = (index[0][..., :, None] * width + index[1][..., None, :]).reshape(batch, 1, -1)
     values = x.reshape(batch, channels, -1).gather(2, flat.expand(-1, channels, -1))
@@ -93,15 +112,16 @@ def sample(x: Tensor, points: Tensor) -> Tensor:
     return torch.einsum("bcpij,bpi,bpj->bpc", values, weights[0], weights[1])
 
 
-def stencil(offsets: Tensor, margin: int) -> Tensor:
+def stencil(offsets: Tensor, margin: int, a: float = KEYS_A) -> Tensor:
     """The matrix that interpolates fixed offsets out of a window around a pixel.
 
     :param torch.Tensor offsets: (K, 2) [pixel], |offset| <= margin - 1.
     :param int margin: the window is (2 margin + 1) pixels wide.
+    :param float a: parameter of the kernel.
     :returns: ((2 margin + 1)^2, K), differentiable in the offsets.
     """
     ticks = torch.arange(-margin, margin + 1, device=offsets.device, dtype=offsets.dtype)
-    rows, columns = (keys_cubic(ticks[:, None] - offsets[:, axis]) for axis in (0, 1))
+    rows, columns = (keys_cubic(ticks[:, None] - offsets[:, axis], a) for axis in (0, 1))
     return (rows[:, None, :] * columns[None, :, :]).reshape(-1, len(offsets))
 
 
@@ -113,3 +133,34 @@ def windows(padded: Tensor, margin: int) -> Tensor:
     """
     size = 2 * margin + 1
     return padded.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5)
+
+
+def padded_tile(x: Tensor, tile: Tile, margin: int) -> Tensor:
+    """A tile of the grid and its margin, borders reflected; memory does not depend on the image.
+
+    :param torch.Tensor x: (B, C, H, W).
+    :param tuple tile: item, rows and columns.
+    :returns: (C, h + 2 margin, w + 2 margin).
+    """
+    b, rows, columns = tile
+    top, left = rows.start - margin, columns.start - margin
+    bottom, right = rows.stop + margin, columns.stop + margin
+    if top >= 0 and left >= 0 and bottom <= x.shape[-2] and right <= x.shape[-1]:
+        return x[b, :, top:bottom, left:right]
+    row = reflect_index(torch.arange(top, bottom, device=x.device), x.shape[-2])
+    column = reflect_index(torch.arange(left, right, device=x.device), x.shape[-1])
+    return x[b].index_select(-2, row).index_select(-1, column)
+
+
+def windows_at(x: Tensor, item: Tensor, row: Tensor, column: Tensor, margin: int) -> Tensor:
+    """Windows around some pixels, borders reflected; memory does not depend on the image.
+
+    :param torch.Tensor x: (B, C, H, W).
+    :param torch.Tensor item, row, column: (P,) integers, the pixels.
+    :returns: (P, C, S, S) with S = 2 margin + 1.
+    """
+    reach = torch.arange(-margin, margin + 1, device=x.device)
+    rows = reflect_index(row[:, None] + reach, x.shape[-2])
+    columns = reflect_index(column[:, None] + reach, x.shape[-1])
+    found = x[item[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (P, S, S, C)
+    return found.movedim(-1, 1)

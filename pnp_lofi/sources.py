@@ -12,19 +12,21 @@ from torch.nn.functional import interpolate
 from pnp_lofi.files import check_writable
 from pnp_lofi.images import image_folder, permissive_photographs
 from pnp_lofi.leaves import dead_leaves
-from pnp_lofi.lofi import LoFi
 from pnp_lofi.metrics import psnr
+from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.skies import radio_sky
 from pnp_lofi.train import Batch, Crops, Mixture, TrainSettings, train
 
 COUNT = 600  # procedural images of a set
 SIDE = 256  # their side [pixel]
+FIELD = 128  # side of a sky that is small as a whole [pixel]
 SCALES = (1.0, 0.7, 0.5)  # photographs are also shown shrunk
+TILE = 16  # side of what is learned from a crop [pixel]
 HELD_OUT = 10_000  # seed of the images that only measure
 
-# Width of the two shipped priors: about 130k parameters, made for 2 cores.
+# Size S, made for 2 cores: 0.22 million multiply-adds a pixel, the best of what benchmarks/sharing.py tried up to 0.25.
 ARCHITECTURE: dict[str, Any] = {
-    "rays": 12, "rings": 12, "radius": 8.0, "hidden": (64, 64), "features": 24, "mixer": (128, 128),
+    "window": 9, "filters": 96, "features": 24, "points": 7, "spacing": 2, "raw": 11, "hidden": (144, 128),
 }  # fmt: skip
 LEVELS = {"natural": (2e-3, 0.25), "radio": (1e-4, 0.3)}  # noise levels, of range 1
 PROBES = {"natural": (15 / 255, 25 / 255, 50 / 255), "radio": (1e-3, 3e-3, 1e-2)}
@@ -49,11 +51,11 @@ def natural_batches(size: int, objects: int, seed: int) -> Batch:
 
 
 def radio_batches(size: int, objects: int, seed: int) -> Batch:
-    """Three quarters radio skies, whole and in crops, one quarter natural images."""
-    whole = list(radio_sky(3 * COUNT, size, seed=seed))
+    """Three quarters radio skies, of few and of many pixels, one quarter natural images."""
+    whole = list(radio_sky(3 * COUNT, max(FIELD, size), seed=seed))
     parts = list(radio_sky(2 * COUNT, max(SIDE, size), seed=seed + 1))
     sources: list[Batch] = [
-        Crops(whole, size, objects),
+        Crops(whole, size, objects, tries=3),
         Crops(parts, size, objects, tries=3),
         natural_batches(size, objects, seed),
     ]
@@ -65,12 +67,12 @@ def folder_batches(folder: str | os.PathLike[str], size: int, objects: int) -> B
     return Crops(image_folder(folder), size, objects)
 
 
-def held_out_figures(kind: str, size: int = 256) -> Callable[[LoFi], dict[str, float]]:
+def held_out_figures(kind: str, size: int = 256) -> Callable[[SharedLoFi], dict[str, float]]:
     """Measures a denoiser on procedural images that training never sees: PSNR [dB], range 1, mean over 8."""
     images = {"natural": dead_leaves, "radio": radio_sky}[kind](8, size, seed=HELD_OUT)
 
     @torch.no_grad()
-    def figures(model: LoFi) -> dict[str, float]:
+    def figures(model: SharedLoFi) -> dict[str, float]:
         found = {}
         for sigma in PROBES[kind]:
             noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(HELD_OUT))
@@ -86,7 +88,7 @@ def train_prior(
     images: str,
     out: str | os.PathLike[str],
     *,
-    size: int = 128,
+    size: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     command: str = "",
@@ -96,7 +98,7 @@ def train_prior(
 
     :param str images: "natural", "radio", or a folder of images.
     :param out: checkpoint to write; the state of a broken-off run is OUT.state.
-    :param int size: side of the crops [pixel].
+    :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side.
     :param bool resume: go on from OUT.state.
     :param settings: fields of :class:`TrainSettings`; the noise levels default to those of the kind of images.
     :raises FileExistsError: if OUT or OUT.state exists and neither resume nor overwrite is asked for.
@@ -109,12 +111,17 @@ def train_prior(
     kind = images if images in LEVELS else "natural"
     low, high = LEVELS[kind]
     chosen = TrainSettings(**({"sigma_min": low, "sigma_max": high} | settings))
+    torch.manual_seed(chosen.seed)
+    model = SharedLoFi(**ARCHITECTURE)
+    size = TILE + 2 * model.reach if size is None else size
+    if size <= 2 * model.reach:
+        raise ValueError(
+            f"the network reaches {model.reach} pixels: crops need more than {2 * model.reach}, got {size}"
+        )
     if images in LEVELS:
         make = {"natural": natural_batches, "radio": radio_batches}[kind]
         batches, trained_on = make(size, chosen.objects, chosen.seed), TRAINED_ON[kind]
     else:
         batches, trained_on = folder_batches(images, size, chosen.objects), f"folder {Path(images).name}"
-    torch.manual_seed(chosen.seed)
-    model = LoFi(**ARCHITECTURE)
     about = {"trained_on": trained_on, "crop": size, "command": command}
     return train(model, batches, chosen, out, about=about, validate=held_out_figures(kind), resume=resume)

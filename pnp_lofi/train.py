@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pnp_lofi.checkpoint import read_tensors, save_checkpoint, write_tensors
 from pnp_lofi.lofi import LoFi
+from pnp_lofi.shared import SharedLoFi
 
 Batch = Callable[[torch.Generator], Tensor]  # draws (objects, C, size, size) clean crops
 
@@ -27,7 +28,8 @@ class TrainSettings:
     """What a training run is, besides its network and its images.
 
     :param int steps: optimiser steps.
-    :param int objects: crops per step; pixels: pixels drawn from each.
+    :param int objects: crops per step.
+    :param int pixels: pixels drawn from each for a LoFi; a SharedLoFi uses all that are ``reach`` from the border.
     :param float lr: Adam's step at the start; cosine decay to zero.
     :param float sigma_min, sigma_max: noise levels, log-uniform [units of the images].
     :param float weight: the L1 loss of a crop is divided by sigma**weight.
@@ -95,13 +97,13 @@ class Mixture:
 
 
 def train(
-    model: LoFi,
+    model: LoFi | SharedLoFi,
     batches: Batch,
     settings: TrainSettings,
     out: str | os.PathLike[str],
     *,
     about: dict[str, Any] | None = None,
-    validate: Callable[[LoFi], dict[str, float]] | None = None,
+    validate: Callable[[Any], dict[str, float]] | None = None,
     resume: bool = False,
     keep_every: int = 500,
     progress: bool = True,
@@ -111,7 +113,7 @@ def train(
     The state (weights, Adam's moments, random generator, step) is kept in ``OUT.state`` every
     ``keep_every`` steps and at ctrl-C, so that ``resume=True`` goes on to the same result.
 
-    :param LoFi model: an equivariant network.
+    :param model: an equivariant network.
     :param Batch batches: draws clean crops (objects, C, size, size) from a generator.
     :param out: path of the checkpoint.
     :param dict about: further header entries.
@@ -158,7 +160,7 @@ def train(
 class _Run:
     """What changes during training: weights, Adam's moments, random generator, step."""
 
-    def __init__(self, model: LoFi, batches: Batch, settings: TrainSettings) -> None:
+    def __init__(self, model: LoFi | SharedLoFi, batches: Batch, settings: TrainSettings) -> None:
         self.model, self.batches, self.settings = model, batches, settings
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, 0.99))
@@ -172,11 +174,16 @@ class _Run:
         span = math.log(s.sigma_max / s.sigma_min)
         sigma = s.sigma_min * torch.exp(span * torch.rand(objects, generator=g))
         noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=g)
-        index = torch.randint(height * width, (objects, s.pixels), generator=g)
-        target = clean.flatten(2).gather(2, index[:, None].expand(-1, channels, -1)).transpose(1, 2)
         low = torch.bfloat16 if self.step < s.low_precision * s.steps else None
-        error = self.model.at_pixels(noisy, index, sigma, compute_dtype=low) - target
-        loss = (error.abs().mean((1, 2)) / sigma**s.weight).mean()
+        if isinstance(self.model, SharedLoFi):
+            reach = self.model.reach
+            target = clean[..., reach : height - reach, reach : width - reach]
+            error = self.model.interior(noisy, sigma[:, None, None, None], compute_dtype=low) - target
+        else:
+            index = torch.randint(height * width, (objects, s.pixels), generator=g)
+            target = clean.flatten(2).gather(2, index[:, None].expand(-1, channels, -1)).transpose(1, 2)
+            error = self.model.at_pixels(noisy, index, sigma, compute_dtype=low) - target
+        loss = (error.abs().flatten(1).mean(1) / sigma**s.weight).mean()
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower lr (now {s.lr})")
         for group in self.optimiser.param_groups:

@@ -8,7 +8,9 @@ from deepinv.models import Denoiser
 from torch import Tensor
 
 from pnp_lofi.checkpoint import load_checkpoint
-from pnp_lofi.lofi import CHUNK, LoFi
+from pnp_lofi.dense import has_bfloat16
+from pnp_lofi.lofi import LoFi
+from pnp_lofi.shared import SharedLoFi
 
 Precision = Literal["float32", "bfloat16", "auto"]
 BF16_FLOOR = 0.02  # sigma over the image's range above which bfloat16 costs < 0.01 dB (benchmarks/denoise.py)
@@ -19,7 +21,7 @@ class LoFiPrior(Denoiser):
 
     A network for one channel runs on each channel of a multi-channel image.
 
-    :param ckpt: a shipped name ("natural", "radio"), a path to a checkpoint, or a ``LoFi``.
+    :param ckpt: a shipped name ("natural", "radio"), a path to a checkpoint, or a network.
     :param float sigma: noise level used where a call gives none [units of x].
     :param scale: units of x that correspond to 1 in training. "auto": nothing to do for a scale-equivariant
         network (all shipped ones), max |x| of each image for others.
@@ -27,19 +29,21 @@ class LoFiPrior(Denoiser):
     :param str precision: "float32" computes in the dtype of x; "bfloat16" does the matrix products in
         bfloat16; "auto" does so where the processor has it and sigma is at least 2 % of the image's range.
     :param int chunk: pixels worked on at once.
+    :param float max_memory: sets chunk instead: what a call may use beyond its input and result [MB].
     :raises FileNotFoundError, ValueError: as ``load_checkpoint``; for an unknown precision.
     Source: arXiv 2411.04995; scale equivariance and the noise input are ours.
     """
 
     def __init__(
         self,
-        ckpt: str | os.PathLike[str] | LoFi,
+        ckpt: str | os.PathLike[str] | LoFi | SharedLoFi,
         sigma: float | None = None,
         scale: float | Literal["auto"] = "auto",
         nonneg: bool = False,
         precision: Precision = "float32",
         *,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
+        max_memory: float | None = None,
     ) -> None:
         super().__init__()
         if precision not in ("float32", "bfloat16", "auto"):
@@ -49,11 +53,13 @@ class LoFiPrior(Denoiser):
         if scale != "auto" and not 0 < scale < float("inf"):
             raise ValueError(f"scale must be 'auto' or a finite number > 0, got {scale}")
         self.header: dict[str, Any] = {}
-        if isinstance(ckpt, LoFi):
+        self.model: LoFi | SharedLoFi
+        if isinstance(ckpt, LoFi | SharedLoFi):
             self.model = ckpt.eval()
         else:
             self.model, self.header = load_checkpoint(ckpt)
-        self.sigma, self.scale, self.nonneg, self.precision, self.chunk = sigma, scale, nonneg, precision, chunk
+        self.sigma, self.scale, self.nonneg, self.precision = sigma, scale, nonneg, precision
+        self.memory: dict[str, Any] = {"chunk": chunk, "max_memory": max_memory}
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None, **kwargs: Any) -> Tensor:
         """Denoise.
@@ -79,16 +85,16 @@ class LoFiPrior(Denoiser):
 
     def _denoise(self, x: Tensor, sigma: float | Tensor | None) -> Tensor:
         if self.model.equivariant:
-            out = self.model(x, sigma, chunk=self.chunk, compute_dtype=self._compute_dtype(x, sigma))
+            out = self.model(x, sigma, compute_dtype=self._compute_dtype(x, sigma), **self.memory)
         else:
             scale: float | Tensor = self.scale if self.scale != "auto" else x.abs().amax((1, 2, 3), keepdim=True)
-            out = self.model(x / scale, chunk=self.chunk) * scale
+            out = self.model(x / scale, **self.memory) * scale
         return out.clamp_min(0) if self.nonneg else out
 
     def _compute_dtype(self, x: Tensor, sigma: float | Tensor | None) -> torch.dtype | None:
         if self.precision == "bfloat16":
             return torch.bfloat16
-        if self.precision == "float32" or x.dtype != torch.float32 or not _has_bfloat16(x.device):
+        if self.precision == "float32" or x.dtype != torch.float32 or not has_bfloat16(x.device):
             return None
         low, high = torch.aminmax(x.detach())
         loud = float(torch.as_tensor(sigma).min()) >= BF16_FLOOR * float(high - low)
@@ -102,9 +108,3 @@ def _per_channel(sigma: float | Tensor | None, x: Tensor) -> float | Tensor | No
     if sigma.ndim == 1:
         return sigma.repeat_interleave(x.shape[1])
     return sigma.expand(*x.shape[:2], *x.shape[2:]).reshape(-1, 1, *x.shape[-2:])
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()

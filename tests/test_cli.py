@@ -297,13 +297,13 @@ def test_broken_fits_is_told_with_its_name(run, files):
 def test_train_on_a_folder_and_resume(run, files, monkeypatch):
     import pnp_lofi.sources as sources
 
-    monkeypatch.setattr(sources, "ARCHITECTURE", {"rays": 3, "rings": 2, "radius": 2.0, "hidden": (4,), "features": 3,
-                                                  "mixer": (4,)})  # fmt: skip
+    small = {"window": 3, "filters": 4, "features": 2, "points": 3, "spacing": 1, "raw": 3, "hidden": (4,)}
+    monkeypatch.setattr(sources, "ARCHITECTURE", small)
     (files / "photos").mkdir()
     for k in range(2):
         pixels = np.random.default_rng(k).integers(0, 255, (40, 40)).astype(np.uint8)
         Image.fromarray(pixels).save(files / "photos" / f"{k}.png")
-    line = "train photos --steps 6 --size 32 --objects 2 --pixels 16"
+    line = "train photos --steps 6 --size 32 --objects 2"
     result = run(f"{line} -o whole.safetensors")
     assert result.code == 0, result.err
     assert "wrote whole.safetensors" in result.out

@@ -104,14 +104,14 @@ def test_scale_and_level_equivariance(tiny):
 
 
 def test_shift_equivariance_is_exact_in_the_interior(tiny):
-    q, tiny, m = image(1, 1, 30, 30), tiny.double(), tiny.geometry.margin
+    q, tiny, m = image(1, 1, 30, 30), tiny.double(), tiny.geometry.margin((40, 40))
     a, b = tiny(q, 0.1), tiny(q.roll((3, 2), (-2, -1)), 0.1)
     inner = (slice(None), slice(None), slice(m + 3, -m), slice(m + 3, -m))
     torch.testing.assert_close(b[inner], a.roll((3, 2), (-2, -1))[inner], rtol=0, atol=1e-13)
 
 
 def test_a_tile_with_its_halo_equals_the_whole(tiny):
-    q, tiny, m = image(1, 1, 40, 40), tiny.double(), tiny.geometry.margin
+    q, tiny, m = image(1, 1, 40, 40), tiny.double(), tiny.geometry.margin((40, 40))
     tile = tiny(q[..., 10 - m : 25 + m, 12 - m : 30 + m], 0.1)[..., m:-m, m:-m]
     torch.testing.assert_close(tile, tiny(q, 0.1)[..., 10:25, 12:30], rtol=0, atol=1e-13)
 

@@ -1,0 +1,254 @@
+"""Sharing computation across pixels: denoising quality against multiply-adds, for local networks of several shapes.
+
+Each network is trained from the same seed, on the same crops and noise, for the same number of steps in bfloat16, and
+measured on held-out photographs that nothing is trained on; Set12 stands beside them where it is here. The steps are
+few, so this compares how fast shapes learn as well as what they can hold. All of them work in units of sigma and are
+blind to a constant.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad, pixel_shuffle
+from tqdm import tqdm
+
+from benchmarks.common import mean, parser, report, set12, start
+from pnp_lofi import LoFi
+from pnp_lofi.images import load_image
+from pnp_lofi.metrics import psnr
+from pnp_lofi.shared import SharedLoFi
+from pnp_lofi.sources import natural_batches
+
+LEVELS = (15 / 255, 25 / 255, 50 / 255)
+TILE, MARGIN, OBJECTS = 16, 24, 32  # what is learned from a crop, its surroundings [pixel], crops a step
+LOW, HIGH, LR, WEIGHT = 2e-3, 0.25, 2e-3, 0.7
+SEED = 0
+HELD_OUT = ("camera", "astronaut", "coffee")
+BUDGET = 250_000  # multiply-adds a pixel
+
+
+class Local(nn.Module):
+    """A network of valid convolutions: an image with ``reach`` pixels around it -> the image."""
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+
+    def interior(self, q: Tensor, sigma: Tensor, *, compute_dtype: torch.dtype | None = None) -> Tensor:
+        x = q.contiguous(memory_format=torch.channels_last) / sigma
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype == torch.bfloat16):
+            out = self.network(x)
+        return out.float() * sigma + crop(q, self.reach)
+
+    def forward(self, q: Tensor, sigma: float) -> Tensor:
+        return self.interior(pad(q, (self.reach,) * 4, mode="reflect"), torch.tensor(sigma))
+
+    def network(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def macs(self) -> int:
+        """Multiply-adds a pixel; every weight is used once."""
+        return sum(p.numel() for p in self.parameters() if p.ndim == 4)
+
+
+def layer(inputs: int, outputs: int, side: int = 1, *, bias: bool = True, **options: int) -> nn.Conv2d:
+    """A convolution with He's uniform start."""
+    made = nn.Conv2d(inputs, outputs, side, bias=bias, **options)
+    for p in made.parameters():
+        nn.init.uniform_(p, -math.sqrt(3 / (inputs * side**2)), math.sqrt(3 / (inputs * side**2)))
+    return made
+
+
+def blind(first: nn.Conv2d, x: Tensor, stride: int = 1) -> Tensor:
+    """First layers do not see a constant."""
+    return conv2d(x, first.weight - first.weight.mean((1, 2, 3), keepdim=True), first.bias, stride=stride)
+
+
+def crop(x: Tensor, margin: int) -> Tensor:
+    return x[..., margin : x.shape[-2] - margin, margin : x.shape[-1] - margin] if margin else x
+
+
+class Window(Local):
+    """No sharing: a window of free filters (a low-rank first layer of all its pixels), then an MLP.
+
+    With ``block`` = 2 one window answers for 2 x 2 pixels, which gives up exact shifts by one pixel.
+    """
+
+    def __init__(self, side: int, widths: tuple[int, ...], block: int = 1) -> None:
+        super().__init__((side - block) // 2)
+        self.block = block
+        self.first = layer(1, widths[0], side)
+        self.rest = nn.ModuleList(layer(a, b) for a, b in zip(widths, (*widths[1:], block**2), strict=True))
+
+    def network(self, x: Tensor) -> Tensor:
+        h = blind(self.first, x, self.block)
+        for each in self.rest:
+            h = each(h.relu())
+        return pixel_shuffle(h, self.block)
+
+    def macs(self) -> int:
+        return super().macs() // self.block**2
+
+
+class Stages(Local):
+    """Features of features: a window's features, ``stages`` of (side, spacing, width) that add to them, a mixer.
+
+    :param int raw: side of a window of the image that the mixer reads as well; own: it reads the pixel's own first
+        layer in full.
+    """
+
+    def __init__(
+        self,
+        side: int,
+        filters: int,
+        features: int,
+        stages: tuple[tuple[int, int, int], ...],
+        last: tuple[int, int, int],
+        *,
+        raw: int = 0,
+        own: bool = False,
+    ) -> None:
+        reach = side // 2 + sum(n // 2 * d for n, d, _ in (*stages, last))
+        super().__init__(reach)
+        self.first, self.summary = layer(1, filters, side), layer(filters, features)
+        self.stages = nn.ModuleList(
+            nn.ModuleList([layer(features, width, n, dilation=d), layer(width, features)]) for n, d, width in stages
+        )
+        n, d, width = last
+        self.last = layer(features, width, n, dilation=d)
+        self.raw = layer(1, width, raw, bias=False) if raw else None
+        self.own = layer(filters, width, bias=False) if own else None
+        self.rest = nn.ModuleList([layer(width, 128), layer(128, 1)])
+
+    def network(self, x: Tensor) -> Tensor:
+        seen = blind(self.first, x).relu()
+        h = self.summary(seen)
+        for gather, mix in self.stages:
+            g = mix(gather(h.relu()).relu())
+            h = g + crop(h, (h.shape[-1] - g.shape[-1]) // 2)
+        out = self.last(h.relu())
+        if self.raw is not None:
+            out = out + blind(self.raw, crop(x, self.reach - self.raw.kernel_size[0] // 2))
+        if self.own is not None:
+            out = out + self.own(crop(seen, (seen.shape[-1] - out.shape[-1]) // 2))
+        for each in self.rest:
+            out = each(out.relu())
+        return out
+
+
+def points(rays: int, rings: int, radius: float, hidden: tuple[int, ...], features: int) -> LoFi:
+    return LoFi(rays=rays, rings=rings, radius=radius, hidden=hidden, features=features, mixer=(128, 128))
+
+
+SHAPES: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+    "points-64": ("LoFi, 8 x 8 learned points, radius 6", partial(points, 8, 8, 6.0, (32,), 16)),
+    "points-144": ("LoFi, 12 x 12 learned points, radius 8", partial(points, 12, 12, 8.0, (64, 64), 24)),
+    "points-192": ("LoFi, wider stencil, narrower MLP: 16 x 12, radius 11", partial(points, 16, 12, 11.0, (32,), 16)),
+    "window-15": ("window 15 of free filters", lambda: Window(15, (128, 128))),
+    "window-21": ("window 21 of free filters, wider", lambda: Window(21, (192, 192, 192))),
+    "block-22": ("window 22, one for 2 x 2 pixels", lambda: Window(22, (384, 384, 384), 2)),
+    "shared-only": ("shared features, nothing else", lambda: Stages(9, 64, 16, (), (7, 2, 128))),
+    "shared-own": ("shared features, own in full", lambda: Stages(11, 96, 16, (), (7, 2, 128), own=True)),
+    "shared-16": (
+        "shared features and a raw window, 16 features",
+        lambda: SharedLoFi(filters=64, features=16, hidden=(128, 128)),
+    ),
+    "shared-24": ("shared features and a raw window, 24 features", lambda: SharedLoFi()),
+    "shared-sparse": (
+        "the same, lattice 5 x 5 at 3 pixels",
+        lambda: SharedLoFi(filters=64, features=16, points=5, spacing=3, hidden=(128, 128)),
+    ),
+    "stages-3": ("features of features, raw window", lambda: Stages(7, 64, 16, ((5, 2, 64),), (5, 3, 128), raw=15)),
+}
+
+
+def macs(model: nn.Module) -> int:
+    """Multiply-adds a pixel."""
+    if isinstance(model, Local):
+        return model.macs()
+    weights = sum(p.numel() for name, p in model.named_parameters() if "bias" not in name and "offsets" not in name)
+    if isinstance(model, LoFi):  # and the stencil, a dense matrix
+        margin = model.geometry.margin((TILE, TILE))
+        weights += (2 * margin + 1) ** 2 * model.geometry.offsets[..., 0].numel()
+    return weights
+
+
+def learn(model: nn.Module, steps: int) -> float:
+    """Train; returns the seconds."""
+    batches = natural_batches(TILE + 2 * MARGIN, OBJECTS, SEED)
+    g = torch.Generator().manual_seed(SEED)
+    optimiser = torch.optim.Adam(model.parameters(), lr=LR, betas=(0.9, 0.99))
+    begin = time.perf_counter()
+    for step in tqdm(range(steps), leave=False):
+        clean = batches(g)
+        sigma = (LOW * torch.exp(math.log(HIGH / LOW) * torch.rand(OBJECTS, generator=g)))[:, None, None, None]
+        noisy = clean + sigma * torch.randn(clean.shape, generator=g)
+        error = _inner(model, noisy, sigma) - crop(clean, MARGIN)
+        loss = (error.abs().flatten(1).mean(1) / sigma.flatten() ** WEIGHT).mean()
+        for group in optimiser.param_groups:
+            group["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return time.perf_counter() - begin
+
+
+def _inner(model: Any, noisy: Tensor, sigma: Tensor) -> Tensor:
+    if isinstance(model, LoFi):
+        side = noisy.shape[-1]
+        rows = torch.arange(MARGIN, MARGIN + TILE)
+        index = (rows[:, None] * side + rows).flatten()
+        found = model.at_pixels(noisy, index, sigma.flatten(), compute_dtype=torch.bfloat16)
+        return found.transpose(1, 2).reshape(len(noisy), 1, TILE, TILE)
+    return model.interior(crop(noisy, MARGIN - model.reach), sigma, compute_dtype=torch.bfloat16)
+
+
+@torch.no_grad()
+def quality(model: nn.Module, images: dict[str, Tensor]) -> list[float]:
+    """Mean PSNR at each level [dB]."""
+    found = []
+    for sigma in LEVELS:
+        each = []
+        for x in images.values():
+            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED))
+            each.append(psnr(model(x + sigma * noise, sigma), x, 1.0))
+        found.append(mean(each))
+    return found
+
+
+def held_out() -> dict[str, Tensor]:
+    """Photographs of scikit-image on which nothing here is trained."""
+    import skimage
+
+    folder = Path(skimage.__file__).parent / "data"
+    return {name: load_image(folder / f"{name}.png", grey=True) for name in HELD_OUT}
+
+
+def main() -> None:
+    made = parser(__doc__, "sharing", data=True)
+    made.add_argument("--steps", type=int, default=3000, help="of training, each network")
+    made.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="which networks")
+    args = start(made)
+    photographs, test = held_out(), set12(args.data)
+    rows = []
+    for name in args.shapes:
+        torch.manual_seed(SEED)
+        title, make = SHAPES[name]
+        model = make()
+        row: dict[str, Any] = {"name": name, "title": title, "macs": macs(model), "train_seconds": 0.0}
+        row["train_seconds"] = learn(model, args.steps)
+        model.eval()
+        row |= {"held_out": quality(model, photographs), "set12": quality(model, test)}
+        rows.append(row)
+        print(row, flush=True)
+    report("sharing", {"steps": args.steps, "budget": BUDGET, "levels": LEVELS, "rows": rows}, args.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""SharedLoFi: a local field whose pixels share their neighbours' features instead of computing them anew."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear
+
+from pnp_lofi.dense import prepared, uniform
+from pnp_lofi.kernels import gather
+from pnp_lofi.mlp import MLP
+from pnp_lofi.sampling import coordinates, grid_coords, padded_tile, positions, sample, windows
+from pnp_lofi.tiles import Tile, join, tiles
+from pnp_lofi.units import check_image, check_pixels, noise_unit, pixels_at_once
+
+Run = Callable[[Tensor, Tensor], Tensor]  # a tile with its margin, and its noise level
+LOW = (torch.bfloat16, torch.float16)
+
+
+class SharedLoFi(nn.Module):
+    """f(x) = sigma M(W p(x) / sigma + sum_j V_j g(x + e_j)) + q(x), with p(x) a window and g an MLP of a window:
+
+        g(y) = relu(B relu(A w(y) / sigma(y))).
+
+    LoFi's patch of K points becomes a patch of features, each of which is computed once per pixel and read by all
+    neighbours on a lattice e_j. Everything is in units of sigma and blind to a constant (A and W have zero mean), so
+    D(a q + c, a sigma) = a D(q, sigma) + c. Pixels depend on ``reach`` pixels around them and nothing else: tiles are
+    exact, shifts too. Three ways in, as in :class:`~pnp_lofi.lofi.LoFi`, and ``interior`` for training.
+
+    :param int in_channels: channels of q and of f.
+    :param int window: side of the window w that a feature sees [pixel], odd.
+    :param int filters: first layer of g; int features: its outputs.
+    :param int points: the lattice has points x points positions, odd; int spacing: their distance [pixel].
+    :param int raw: side of the window p [pixel], odd.
+    :param Sequence[int] hidden: widths of the hidden layers of the mixing network M, the first reads p and g.
+    :raises ValueError: if a side is even or a size is not positive.
+    Source: the answer of this project to the open question of arXiv 2411.04995, "sharing computation across pixels";
+    what else was tried: docs/benchmarks.md.
+    """
+
+    equivariant = True
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        *,
+        window: int = 9,
+        filters: int = 96,
+        features: int = 24,
+        points: int = 7,
+        spacing: int = 2,
+        raw: int = 11,
+        hidden: Sequence[int] = (144, 128),
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "in_channels": in_channels, "window": window, "filters": filters, "features": features,
+            "points": points, "spacing": spacing, "raw": raw, "hidden": list(hidden),
+        }  # fmt: skip
+        if any(side < 1 or side % 2 == 0 for side in (window, points, raw)):
+            raise ValueError(f"window, points and raw must be odd, got {window}, {points} and {raw}")
+        if min(in_channels, filters, features, spacing, *hidden) < 1 or not hidden:
+            raise ValueError(f"SharedLoFi expects positive sizes and a hidden layer, got {self.config}")
+        self.in_channels = self.out_channels = in_channels
+        self.spacing, self.points = spacing, points
+        self.around = (points // 2) * spacing
+        self.reach = max(window // 2 + self.around, raw // 2)
+        first = hidden[0]
+        self.windows = uniform((filters, in_channels, window, window), in_channels * window**2)
+        self.windows_bias = uniform((filters,), in_channels * window**2)
+        self.summary, self.summary_bias = uniform((features, filters), filters), uniform((features,), filters)
+        self.neighbours = uniform((first, features, points, points), features * points**2)
+        self.neighbours_bias = uniform((first,), features * points**2)
+        self.raw = uniform((first, in_channels, raw, raw), 4 * in_channels * raw**2)
+        self.mixer = MLP([*hidden, in_channels])
+
+    def forward(
+        self,
+        q: Tensor,
+        sigma: float | Tensor,
+        *,
+        shape: tuple[int, int] | None = None,
+        chunk: int | None = None,
+        max_memory: float | None = None,
+        compute_dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Every pixel of the grid; arguments and result as :meth:`~pnp_lofi.lofi.LoFi.forward`."""
+        check_image(q, self.in_channels)
+        if shape is not None and tuple(shape) != tuple(q.shape[-2:]):
+            coords = grid_coords(shape, dtype=q.dtype, device=q.device)
+            pixels = self.at(q, coords, sigma, chunk=chunk, max_memory=max_memory)
+            return pixels.transpose(1, 2).reshape(len(q), self.out_channels, *shape)
+        noise, dtype = noise_unit(sigma, q), compute_dtype or q.dtype
+        chunk = pixels_at_once(q.device, chunk, max_memory, self.bytes_per_pixel(dtype))
+        batch, _, height, width = q.shape
+        if torch.is_grad_enabled():
+            parts = [self._tile(q, noise, tile, dtype).permute(1, 2, 0) for tile in tiles(batch, height, width, chunk)]
+            return join([part.flatten(0, 1) for part in parts], batch, height, width, chunk).permute(0, 3, 1, 2)
+        out = torch.empty_like(q)
+        run = self._on_cpu(dtype) if q.device.type == "cpu" else None
+        for b, rows, columns in tiles(batch, height, width, chunk):
+            out[b, :, rows, columns] = self._tile(q, noise, (b, rows, columns), dtype, run)
+        return out
+
+    def interior(self, q: Tensor, sigma: Tensor, *, compute_dtype: torch.dtype | None = None) -> Tensor:
+        """All pixels that are ``reach`` or more away from the border: the training path, differentiable.
+
+        :param torch.Tensor q: (B, C, H, W).
+        :param torch.Tensor sigma: (), (B, 1, 1, 1) or (B, 1, H, W).
+        :returns: (B, C, H - 2 reach, W - 2 reach), in the dtype of q.
+        """
+        dtype = compute_dtype or q.dtype
+        unit = q - q.mean((-2, -1), keepdim=True) if dtype in LOW else q  # rounding sees what the answer does not
+        unit = unit.to(dtype).contiguous(memory_format=torch.channels_last)
+        seen = self.windows.shape[-1] // 2
+        h = conv2d(_cropped(unit, self.reach - seen - self.around), _zero_mean(self.windows).to(dtype))
+        h = h / _level(sigma, self.reach - self.around).to(dtype) + self.windows_bias.to(dtype)[:, None, None]
+        h = linear(h.relu_().permute(0, 2, 3, 1), self.summary.to(dtype), self.summary_bias.to(dtype))
+        features = h.relu_().permute(0, 3, 1, 2)
+        mixed = conv2d(features, self.neighbours.to(dtype), self.neighbours_bias.to(dtype), dilation=self.spacing)
+        own = conv2d(_cropped(unit, self.reach - self.raw.shape[-1] // 2), _zero_mean(self.raw).to(dtype))
+        mixed = (mixed + own / _level(sigma, self.reach).to(dtype)).relu_().permute(0, 2, 3, 1)
+        out = self.mixer(mixed.flatten(0, 2)).reshape(*mixed.shape[:3], -1).permute(0, 3, 1, 2)
+        return out.to(q.dtype) * _level(sigma, self.reach) + _cropped(q, self.reach)
+
+    def at(
+        self,
+        q: Tensor,
+        coords: Tensor,
+        sigma: float | Tensor,
+        *,
+        chunk: int | None = None,
+        max_memory: float | None = None,
+    ) -> Tensor:
+        """Any coordinates of the unit square; arguments and result as :meth:`~pnp_lofi.lofi.LoFi.at`.
+
+        Features are computed on the grid inside the bounding box of each chunk of coordinates, the patches of raw
+        pixels and of features are interpolated around the coordinate; twice differentiable in the coordinates.
+        """
+        check_image(q, self.in_channels)
+        if coords.ndim not in (2, 3) or coords.shape[-1] != 2:
+            raise ValueError(f"coords must be (P, 2) or (batch, P, 2), got {tuple(coords.shape)}")
+        noise = noise_unit(sigma, q)
+        points = positions(coords.to(q.dtype), (q.shape[-2], q.shape[-1])).expand(len(q), -1, 2)
+        chunk = pixels_at_once(q.device, chunk, max_memory, self.bytes_per_pixel(q.dtype, gathered=True))
+        items = []
+        for b in range(len(q)):
+            here = noise if noise.ndim == 0 else noise[b : b + 1]
+            items.append(torch.cat([self._at(q[b : b + 1], part, here) for part in points[b].split(chunk)]))
+        return torch.stack(items)
+
+    def at_pixels(
+        self, q: Tensor, index: Tensor, sigma: float | Tensor, *, compute_dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Some pixels of the grid; arguments and result as :meth:`~pnp_lofi.lofi.LoFi.at_pixels`.
+
+        Neighbours share features, so scattered pixels cost more than a dense region: ``interior`` is made for training.
+        """
+        check_image(q, self.in_channels)
+        height, width = q.shape[-2:]
+        check_pixels(index, (height, width))
+        points = torch.stack([index // width, index % width], -1).to(q.dtype)
+        found = self.at(q, coordinates(points, (height, width)), sigma)
+        return found if compute_dtype is None else found.to(q.dtype)
+
+    def _at(self, q: Tensor, points: Tensor, noise: Tensor) -> Tensor:
+        """(P, C_out) at pixel positions (P, 2) of one image."""
+        low = points.detach().floor().amin(0).long() - self.around - 1
+        high = points.detach().ceil().amax(0).long() + self.around + 2
+        box = (0, slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])))
+        seen = self.windows.shape[-1] // 2
+        unit = padded_tile(q, box, seen)[None]
+        level = noise if noise.ndim == 0 else padded_tile(noise, box, 0)[None]
+        h = conv2d(unit, _zero_mean(self.windows)) / level + self.windows_bias[:, None, None]
+        h = linear(h.relu().permute(0, 2, 3, 1), self.summary, self.summary_bias).relu().permute(0, 3, 1, 2)
+        own = noise if noise.ndim == 0 else sample(noise, points[None])[0]
+        lattice = _square(self.points, self.spacing, points)
+        patch = gather(h, points[None] - low, lattice)[0].flatten(1)
+        raw = gather(q, points[None], _square(self.raw.shape[-1], 1, points))[0].flatten(1)
+        mixed = linear(patch, self.neighbours.flatten(1), self.neighbours_bias)
+        mixed = mixed + linear(raw, _zero_mean(self.raw).flatten(1)) / own
+        return self.mixer(mixed.relu()) * own + sample(q, points[None])[0]
+
+    def _tile(self, q: Tensor, noise: Tensor, tile: Tile, dtype: torch.dtype, run: Run | None = None) -> Tensor:
+        """(C_out, h, w): a tile of the grid."""
+        padded = padded_tile(q, tile, self.reach)
+        level = noise if noise.ndim == 0 else padded_tile(noise, tile, self.reach)
+        if run is not None:
+            return run(padded, level)
+        return self.interior(padded[None], level if level.ndim == 0 else level[None], compute_dtype=dtype)[0]
+
+    def _on_cpu(self, dtype: torch.dtype) -> Run:
+        """``interior`` of one tile without gradients, in (pixels, features) layout, weights packed once.
+
+        oneDNN's convolution is slow where it reads one channel, so windows are copied and multiplied there; the
+        convolution over many channels is its best case.
+        """
+        count, margin, raw = self.in_channels, self.windows.shape[-1] // 2, self.raw.shape[-1] // 2
+        none = torch.zeros(len(self.raw), device=self.raw.device)
+        features = prepared(
+            [(_zero_mean(self.windows).flatten(1).T, self.windows_bias), (self.summary.T, self.summary_bias)], dtype
+        )
+        own = prepared([(_zero_mean(self.raw).flatten(1).T, none)], dtype)
+        neighbours = self.neighbours.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+        bias, mixer = self.neighbours_bias.detach().to(dtype), self.mixer.prepared(dtype)
+
+        def run(padded: Tensor, level: Tensor) -> Tensor:
+            unit = (padded - padded.mean((-2, -1), keepdim=True) if dtype in LOW else padded).to(dtype)
+            around, wide = _level(level, self.reach - self.around), unit.shape[-1] - 2 * (self.reach - self.around)
+            h = features(_windows(_cropped(unit, self.reach - self.around - margin), margin, around)).relu_()
+            h = h.reshape(1, -1, wide, h.shape[-1]).permute(0, 3, 1, 2)  # channels last
+            mixed = conv2d(h, neighbours, bias, dilation=self.spacing).permute(0, 2, 3, 1)
+            here, size = _level(level, self.reach), mixed.shape[1:3]
+            mixed = mixed.reshape(-1, mixed.shape[-1])
+            mixed = mixed.add_(own(_windows(_cropped(unit, self.reach - raw), raw, here))).relu_()
+            out = mixer(mixed).reshape(*size, count).permute(2, 0, 1)
+            return out.to(padded.dtype) * here + _cropped(padded, self.reach)
+
+        return run
+
+    def bytes_per_pixel(self, dtype: torch.dtype, *, gathered: bool = False) -> int:
+        """Working memory for each pixel of a chunk, without gradients."""
+        values = self.in_channels * (self.windows[0, 0].numel() + self.raw[0, 0].numel())
+        values += len(self.windows) + 2 * len(self.summary) + 3 * self.mixer.widest()
+        if gathered:
+            points = self.raw[0].numel() + self.neighbours[0].numel()
+            return dtype.itemsize * (values + 2 * 16 * points) + 2 * 16 * 8 * (self.points**2 + self.raw[0, 0].numel())
+        return 2 * dtype.itemsize * values  # twice: a tile's margin
+
+
+def _windows(x: Tensor, margin: int, level: Tensor) -> Tensor:
+    """(C, h + 2 margin, w + 2 margin) -> (h w, C S^2) in units of level, () or (1, h, w)."""
+    view = windows(x[None], margin)[0]
+    flat = view.reshape(view.shape[0] * view.shape[1], -1)
+    return flat / level.reshape(-1, 1).to(x.dtype)
+
+
+def _level(sigma: Tensor, margin: int) -> Tensor:
+    """The part of a noise map that lies ``margin`` inside; other levels as they are."""
+    return _cropped(sigma, margin) if sigma.ndim > 2 and sigma.shape[-1] > 1 else sigma
+
+
+def _cropped(x: Tensor, margin: int) -> Tensor:
+    return x[..., margin : x.shape[-2] - margin, margin : x.shape[-1] - margin]
+
+
+def _zero_mean(kernels: Tensor) -> Tensor:
+    """Kernels that do not see a constant."""
+    return kernels - kernels.mean((-2, -1), keepdim=True)
+
+
+def _square(side: int, spacing: int, like: Tensor) -> Tensor:
+    """(side^2, 2) offsets of a lattice, row by row [pixel]."""
+    axis = spacing * (torch.arange(side, dtype=like.dtype, device=like.device) - side // 2)
+    return torch.cartesian_prod(axis, axis)

@@ -1,0 +1,202 @@
+"""SharedLoFi: an independent forward, three ways in, symmetries, derivatives, training and bad input."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import linear, pad
+
+from pnp_lofi import LoFiPrior
+from pnp_lofi.checkpoint import load_checkpoint, save_checkpoint
+from pnp_lofi.sampling import grid_coords
+from pnp_lofi.shared import SharedLoFi
+from pnp_lofi.train import Crops, TrainSettings, train
+
+
+def network(channels=1, **kwargs):
+    torch.manual_seed(0)
+    small = {"window": 5, "filters": 7, "features": 4, "points": 3, "spacing": 2, "raw": 3, "hidden": (9, 8)}
+    return SharedLoFi(channels, **(small | kwargs)).double().eval()
+
+
+def image(*shape, seed=0):
+    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def plain_forward(m, q, sigma):
+    """Pixel by pixel and neighbour by neighbour, the image reflected by torch's pad."""
+    wide, r, zero = pad(q, (m.reach,) * 4, mode="reflect"), m.reach, lambda w: w - w.mean((-2, -1), keepdim=True)
+
+    def window(b, y, x, side):
+        half = side // 2
+        return wide[b, :, r + y - half : r + y + half + 1, r + x - half : r + x + half + 1].flatten()
+
+    out = torch.zeros_like(q)
+    for b in range(len(q)):
+        for y in range(q.shape[2]):
+            for x in range(q.shape[3]):
+                mixed = m.neighbours_bias + linear(window(b, y, x, m.raw.shape[-1]), zero(m.raw).flatten(1)) / sigma
+                for i in range(m.points):
+                    for j in range(m.points):
+                        dy, dx = (m.spacing * (k - m.points // 2) for k in (i, j))
+                        first = linear(
+                            window(b, y + dy, x + dx, m.windows.shape[-1]) / sigma, zero(m.windows).flatten(1)
+                        )
+                        feature = linear((first + m.windows_bias).relu(), m.summary, m.summary_bias).relu()
+                        mixed = mixed + m.neighbours[:, :, i, j] @ feature
+                for w, bias in zip(m.mixer.weights, m.mixer.biases, strict=True):
+                    mixed = linear(mixed.relu(), w.T, bias)
+                out[b, :, y, x] = sigma * mixed + q[b, :, y, x]
+    return out
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_forward_equals_a_loop_over_pixels(channels):
+    m, q = network(channels), image(2, channels, 6, 7)
+    expected = plain_forward(m, q, 0.2)
+    torch.testing.assert_close(m(q, 0.2, chunk=13), expected, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(m(q, 0.2, chunk=13), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sigma", ["number", "batch", "map"])
+@pytest.mark.parametrize("shape", [(2, 1, 13, 18), (2, 3, 9, 2)])
+def test_three_ways_in_agree_at_every_noise_level(sigma, shape):
+    m, q = network(shape[1]), image(*shape)
+    level = {"number": 0.1, "batch": 0.1 + image(2), "map": 0.1 + image(2, 1, *shape[2:], seed=3)}[sigma]
+    whole = m(q, level, chunk=50)
+    flat = whole.flatten(2).transpose(1, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(m(q, level), whole, rtol=0, atol=1e-12)
+    at = m.at(q, grid_coords(shape[2:], dtype=q.dtype), level, chunk=31)
+    torch.testing.assert_close(at, flat, rtol=0, atol=1e-12)
+    index = torch.tensor([[3, 11], [17, 0]])
+    expected = torch.stack([flat[b, index[b]] for b in range(2)])
+    torch.testing.assert_close(m.at_pixels(q, index, level), expected, rtol=0, atol=1e-12)
+
+
+def test_interior_is_the_whole_without_its_border():
+    m, q, level = network(), image(2, 1, 17, 20), 0.1 + image(2, 1, 17, 20, seed=1)
+    inner = (slice(None), slice(None), slice(m.reach, -m.reach), slice(m.reach, -m.reach))
+    torch.testing.assert_close(m.interior(q, level), m(q, level)[inner], rtol=0, atol=1e-12)
+
+
+def test_scale_level_and_shift_equivariance():
+    m, q = network(), image(1, 1, 30, 31)
+    torch.testing.assert_close(m(7e3 * q, 7e2), 7e3 * m(q, 0.1), rtol=1e-9, atol=0)
+    torch.testing.assert_close(m(q + 5, 0.1), m(q, 0.1) + 5, rtol=0, atol=1e-11)
+    e = m.reach + 3
+    inner = (slice(None), slice(None), slice(e, -e), slice(e, -e))
+    torch.testing.assert_close(
+        m(q.roll((3, 2), (-2, -1)), 0.1)[inner], m(q, 0.1).roll((3, 2), (-2, -1))[inner], rtol=0, atol=1e-13
+    )
+
+
+def test_reach_is_where_a_pixel_stops_to_matter():
+    m, q = network(), image(1, 1, 21, 21)
+    other = q.clone()
+    other[..., 10, 10] += 1
+    changed = (m(other, 0.1) - m(q, 0.1))[0, 0].abs() > 1e-12
+    rows = changed.any(1).nonzero().flatten()
+    assert (int(rows.min()), int(rows.max())) == (10 - m.reach, 10 + m.reach)
+
+
+def test_gradients():
+    m, q, level = network(), image(1, 1, 6, 5).requires_grad_(), (0.5 + image(1, 1, 6, 5, seed=4)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, s: m(x, s, chunk=11), (q, level))
+    coords = (0.2 + 0.5 * image(3, 2, seed=2)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, c: m.at(x, c, 0.5), (q, coords))
+    assert torch.autograd.gradgradcheck(lambda c: m.at(q.detach(), c, 0.5), coords)
+    m(q, 0.5).square().sum().backward()
+    assert all(bool(p.grad.isfinite().all()) and bool(p.grad.any()) for p in m.parameters())
+
+
+def test_another_grid_and_a_memory_budget():
+    m, q = network(), image(1, 1, 12, 10)
+    finer = m(q, 0.1, shape=(24, 15))
+    expected = m.at(q, grid_coords((24, 15), dtype=q.dtype), 0.1).transpose(1, 2).reshape(1, 1, 24, 15)
+    torch.testing.assert_close(finer, expected, rtol=0, atol=0)
+    torch.testing.assert_close(m(q, 0.1, max_memory=0.02), m(q, 0.1), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="too little"):
+        m(q, 0.1, max_memory=1e-6)
+    with pytest.raises(ValueError, match="not both"):
+        m(q, 0.1, max_memory=1, chunk=4)
+
+
+@pytest.mark.parametrize("level", [0.2, "map"])
+def test_bfloat16_is_close_and_leaves_the_dtype(level):
+    m, q = network().float(), image(1, 1, 32, 32).float() + 100
+    sigma = 0.1 + image(1, 1, 32, 32).float() if level == "map" else level
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            full, low = m(q, sigma), m(q, sigma, compute_dtype=torch.bfloat16)
+        assert low.dtype == torch.float32
+        assert float((low - full).norm() / (full - q).norm()) < 0.03
+
+
+def test_it_is_a_prior_with_a_checkpoint(tmp_path):
+    m = network().float()
+    save_checkpoint(tmp_path / "m.safetensors", m, sigma_range=[0.01, 0.1])
+    again, header = load_checkpoint(tmp_path / "m.safetensors")
+    assert isinstance(again, SharedLoFi) and header["architecture"] == "SharedLoFi"
+    q = image(2, 3, 9, 8).float()
+    with torch.no_grad():
+        expected = torch.cat([m(q[:, c : c + 1], 0.1) for c in range(3)], 1)
+        torch.testing.assert_close(LoFiPrior(tmp_path / "m.safetensors", max_memory=1)(q, 0.1), expected)
+
+
+def test_training_learns_and_resumes_exactly(tmp_path):
+    x = image(2, 1, 40, 40).float().cumsum(-1) / 20
+    settings = TrainSettings(steps=80, objects=4, lr=5e-3, sigma_min=0.1, sigma_max=0.2)
+
+    def run(out, **kwargs):
+        torch.manual_seed(0)
+        return train(network().float(), Crops(list(x), 24, 4), settings, out, progress=False, **kwargs)
+
+    figures = run(tmp_path / "a.safetensors")
+    assert figures["psnr"] > -20 * math.log10(0.15) + 1
+
+    class Stop(Exception):
+        pass
+
+    calls = []
+
+    def batches(generator):
+        calls.append(1)
+        if len(calls) == 50:
+            raise Stop
+        return Crops(list(x), 24, 4)(generator)
+
+    with pytest.raises(Stop):
+        train(network().float(), batches, settings, tmp_path / "b.safetensors", keep_every=20, progress=False)
+    assert run(tmp_path / "b.safetensors", resume=True)["loss"] == pytest.approx(figures["loss"], rel=1e-6)
+
+
+def test_the_image_may_be_smaller_than_the_patch():
+    m, q = network(), image(1, 1, 2, 1)
+    assert m(q, 0.1).shape == q.shape and bool(m(q, 0.1).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m(torch.rand(8, 8), 0.1), r"x\[None, None\]"),
+        (lambda m: m(torch.rand(1, 1, 8, 8).double(), -1.0), "finite and > 0"),
+        (lambda m: m(torch.rand(1, 1, 8, 8).double(), None), "needs the noise level"),
+        (lambda m: m(torch.rand(1, 1, 8, 8).double(), 0.1, chunk=0), "chunk"),
+        (lambda m: m.at(torch.rand(1, 1, 8, 8).double(), torch.rand(4), 0.1), "coords must be"),
+        (lambda m: m.at_pixels(torch.rand(1, 1, 8, 8).double(), torch.tensor([64]), 0.1), r"0\.\.63"),
+        (lambda m: SharedLoFi(window=4), "odd"),
+        (lambda m: SharedLoFi(hidden=()), "hidden layer"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(network())
+
+
+def test_size_s_keeps_its_budget():
+    from pnp_lofi.sources import ARCHITECTURE
+
+    m = SharedLoFi(**ARCHITECTURE)
+    assert sum(p.numel() for p in m.parameters() if p.ndim > 1) <= 250_000
