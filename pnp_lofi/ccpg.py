@@ -10,7 +10,7 @@ class CCPG(nn.Module):
     """T networks that turn a patch into the offsets of the next one: d^(t) = MLP_t(p^(t-1)).
 
     :param int inputs: numbers of a patch, channels x K.
-    :param Tensor start: (K, 2) [pixel], the geometry that an untrained network gives for a constant patch.
+    :param Tensor start: (K, 2) [pixel], near which the points of an untrained network lie.
     :param int iterations: T.
     :param int width: of the three hidden layers.
     :raises ValueError: if a size is not positive.

@@ -20,7 +20,7 @@ class SpectralFilter(nn.Module):
     interpolated (periodic Keys cubic) to any image size and shape. The filter is global: it runs once, before tiles.
 
     :param int channels: of the image.
-    :param int count: filters per channel (L).
+    :param int count: filters per channel (L); all channels of the first filter come before those of the second.
     :param int size: H is kept at size x size frequencies.
     :param str use: "both" for [q, filtered], "filtered", or "raw" for q alone.
     :param bool complex_pair: read two channels as one complex image (Kaiser-Squires' E and B).
@@ -104,7 +104,7 @@ class SpatialFilter(nn.Module):
     """Learned s x s kernels, a local noise suppression: q~ = [q, k_l * q], l = 1..count, for each channel.
 
     :param int channels: of the image.
-    :param int count: kernels per channel; they start as unit impulses.
+    :param int count: kernels per channel, those of the first channel first; they start as unit impulses.
     :param int size: s, odd [pixel].
     :param str use: "both" for [q, filtered], "filtered", or "raw" for q alone.
     :raises ValueError: if a size is not positive or s is even.
@@ -150,7 +150,9 @@ def _combine(q: Tensor, filtered: Tensor, use: Use, filtered_first: bool) -> Ten
     return torch.cat([filtered, q] if filtered_first else [q, filtered], 1)
 
 
-def make_filter(channels: int, *, kind: str, official: bool = False, **options: Any) -> SpectralFilter | SpatialFilter:
+def make_filter(
+    channels: int, *, kind: str = "", official: bool = False, **options: Any
+) -> SpectralFilter | SpatialFilter:
     """The filter that a LoFi's configuration names.
 
     :raises ValueError: for an unknown kind, or a spatial filter in the official conventions.

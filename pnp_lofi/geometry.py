@@ -67,7 +67,7 @@ class PatchGeometry(nn.Module):
         official: bool = False,
     ) -> None:
         super().__init__()
-        if rays < 1 or rings < 1 or not radius > 0:
+        if rays < 1 or rings < 1 or not 0 < radius < math.inf:
             raise ValueError(
                 f"PatchGeometry expects rays >= 1, rings >= 1 and radius > 0, got {rays}, {rings}, {radius}"
             )

@@ -125,9 +125,9 @@ def attempt(kernel: Callable[[], T], reference: Callable[[], T]) -> T:
 
 def gather_reference(image: Tensor, points: Tensor, offsets: Tensor, a: float = KEYS_A) -> Tensor:
     """``gather`` in torch, differentiable to any order."""
-    dtype = functools.reduce(torch.promote_types, (image.dtype, points.dtype, offsets.dtype), torch.float32)
-    at = points.to(dtype)[:, :, None] + offsets.to(dtype)
-    patches = sample(image.to(dtype), at.flatten(1, 2), a)
+    at = points[:, :, None] + offsets
+    exact = image.to(torch.promote_types(image.dtype, torch.float32))
+    patches = sample(exact, at.to(torch.promote_types(at.dtype, exact.dtype)).flatten(1, 2), a)
     return patches.reshape(*at.shape[:3], -1).transpose(2, 3).to(image.dtype)
 
 

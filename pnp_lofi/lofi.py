@@ -18,20 +18,21 @@ from pnp_lofi.sampling import (
     KEYS_A,
     OFFICIAL_A,
     coordinates,
-    grid_coords,
     padded_tile,
     positions,
     reflect_pad,
     sample,
+    sample_level,
     stencil,
     windows,
     windows_at,
 )
 from pnp_lofi.tiles import Tile, join, tiles
-from pnp_lofi.units import check_image, check_pixels, noise_unit, pixels_at_once
+from pnp_lofi.units import CHUNK, check_coords, check_image, noise_unit, pixel_numbers, pixels_at_once
 
 INR_WIDTH = 256
-FILTER_COPIES = 6  # of one channel of the image that a filter holds at once, for each channel it adds
+MIDDLE = 4  # ring and ray of what the authors' code takes for the centre of a square patch
+FILTER_COPIES = 6  # of one channel of the image that a filter holds at once, for each channel it gives
 Head = Literal["multi", "single"]
 
 
@@ -106,6 +107,12 @@ class LoFi(nn.Module):
             )
         if official and (centred or equivariant):
             raise ValueError("official=True is the authors' plain network; pass centred=False, equivariant=False")
+        if official and residual and layout == "square" and min(rays, rings) <= MIDDLE:
+            raise ValueError(
+                f"the authors take point {MIDDLE}, {MIDDLE} of a square as its centre, got {rings} x {rays}"
+            )
+        if min(in_channels, out_channels, features, *hidden, *mixer, 1) < 1:
+            raise ValueError(f"LoFi expects positive channels, widths and features, got {self.config}")
         if head not in ("multi", "single"):
             raise ValueError(f"head must be 'multi' or 'single', got {head!r}")
         self.in_channels, self.out_channels, self.rays, self.rings = in_channels, out_channels, rays, rings
@@ -150,10 +157,11 @@ class LoFi(nn.Module):
         check_image(q, self.in_channels)
         dtype = compute_dtype or q.dtype
         chunk = self._chunk(q, dtype, chunk, max_memory)
-        if self._moves or (shape is not None and tuple(shape) != tuple(q.shape[-2:])):
+        own_grid = shape is None or tuple(shape) == tuple(q.shape[-2:])
+        if self._moves or not own_grid:
             height, width = shape or (q.shape[-2], q.shape[-1])
-            coords = grid_coords((height, width), dtype=q.dtype, device=q.device, corners=self.official)
-            pixels = self.at(q, coords, sigma, chunk=chunk, compute_dtype=dtype)
+            where = torch.cartesian_prod(*(torch.arange(n, device=q.device) for n in (height, width)))
+            pixels = self._chunked(q, where[None], (height, width), sigma, dtype, chunk)
             return pixels.transpose(1, 2).reshape(len(q), self.out_channels, height, width)
         noise, seen = self._noise(sigma, q), self._see(q)
         margin, matrix = self._stencil(seen, dtype)
@@ -193,19 +201,10 @@ class LoFi(nn.Module):
         :returns: (B, P, C_out).
         """
         check_image(q, self.in_channels)
+        check_coords(coords, len(q))
         dtype = compute_dtype or q.dtype
-        chunk = max(1, self._chunk(q, dtype, chunk, max_memory, gathered=True) // len(q))
-        noise, seen, points = self._noise(sigma, q), self._see(q), self._locate(q, coords)
-        mlp = self._mlp(dtype)
-        done = []
-        for start in range(0, points.shape[1], chunk):
-            part = points[:, start : start + chunk]
-            sigmas = noise if noise.ndim == 0 else sample(noise, part).reshape(-1, 1)
-            offsets = self._offsets(seen, part, sigmas)
-            patch = self._centre(gather(seen, part, offsets, self.kernel_a).flatten(0, 1))
-            pixels = self._network(patch.to(dtype), sigmas, mlp).reshape(len(q), -1, self.out_channels)
-            done.append(self._finish_at(q, seen, part, offsets, pixels.to(q.dtype)))
-        return torch.cat(done, 1)
+        chunk = self._chunk(q, dtype, chunk, max_memory, gathered=True)
+        return self._chunked(q, coords if coords.ndim == 3 else coords[None], None, sigma, dtype, chunk)
 
     def at_pixels(
         self,
@@ -224,25 +223,24 @@ class LoFi(nn.Module):
         """
         check_image(q, self.in_channels)
         batch, _, height, width = q.shape
-        index = index.expand(batch, -1) if index.ndim == 1 else index
-        check_pixels(index, (height, width))
+        index = pixel_numbers(index, batch, (height, width))
+        dtype = compute_dtype or q.dtype
         row, column = index // width, index % width
         if self._moves:
-            coords = coordinates(torch.stack([row, column], -1).to(q.dtype), (height, width), corners=self.official)
-            return self.at(q, coords, sigma, chunk=index.numel(), compute_dtype=compute_dtype)
+            where = torch.stack([row, column], -1)
+            return self._chunked(q, where, (height, width), sigma, dtype, max(1, where[..., 0].numel()))
         item = torch.arange(batch, device=q.device)[:, None].expand_as(index).flatten()
         noise, seen, row, column = self._noise(sigma, q), self._see(q), row.flatten(), column.flatten()
         sigmas = noise if noise.ndim == 0 else noise[item, 0, row, column][:, None]
-        dtype = compute_dtype or q.dtype
         margin, matrix = self._stencil(seen, dtype)
         view = windows_at(seen, item, row, column, margin)
         view = self._reduced(view, view[..., margin : margin + 1, margin : margin + 1], dtype)
         pixels = self._network(self._interpolated(view, matrix), sigmas, self._mlp(dtype)).to(q.dtype)
-        pixels = pixels.reshape(batch, -1, self.out_channels)
+        pixels = pixels.reshape(*index.shape, self.out_channels)
         if not self.residual:
             return pixels
         if self.official:
-            points = torch.stack([row, column], -1).to(q.dtype).reshape(batch, -1, 2)
+            points = torch.stack([row, column], -1).to(q.dtype).reshape(*index.shape, 2)
             return self._finish_at(q, seen, points, self.geometry.points((height, width)), pixels)
         return pixels + q[item, : self.out_channels, row, column].reshape(pixels.shape)
 
@@ -253,9 +251,13 @@ class LoFi(nn.Module):
         :returns: (B, P, K, 2) positions (row, column) [pixel of q], rays outermost.
         """
         check_image(q, self.in_channels)
-        noise, seen, points = self._noise(sigma, q), self._see(q), self._locate(q, coords)
-        sigmas = noise if noise.ndim == 0 else sample(noise, points).reshape(-1, 1)
-        return points[:, :, None] + self._offsets(seen, points, sigmas)
+        check_coords(coords, len(q))
+        noise, seen, found = self._noise(sigma, q), self._see(q), []
+        for part in (coords if coords.ndim == 3 else coords[None]).split(CHUNK, 1):
+            points = self._locate(q, part)
+            sigmas = noise if noise.ndim == 0 else sample_level(noise, points).reshape(-1, 1)
+            found.append(points[:, :, None] + self._offsets(seen, points, sigmas))
+        return torch.cat(found, 1)
 
     @property
     def _moves(self) -> bool:
@@ -265,16 +267,41 @@ class LoFi(nn.Module):
     def _see(self, q: Tensor) -> Tensor:
         return q if self.filter is None else self.filter(q)
 
-    def _locate(self, q: Tensor, coords: Tensor) -> Tensor:
-        """Coordinates -> pixel positions (B, P, 2)."""
-        if coords.ndim not in (2, 3) or coords.shape[-1] != 2:
-            raise ValueError(f"coords must be (P, 2) or (batch, P, 2), got {tuple(coords.shape)}")
-        if coords.ndim == 3 and len(coords) not in (1, len(q)):
-            raise ValueError(f"coords are for {len(coords)} images, got {len(q)} of them")
-        coords = coords.to(q.dtype)
+    def _chunked(
+        self,
+        q: Tensor,
+        where: Tensor,
+        grid: tuple[int, int] | None,
+        sigma: float | Tensor | None,
+        dtype: torch.dtype,
+        chunk: int,
+    ) -> Tensor:
+        """(B, P, C_out) at ``where``, (1 or B, P, 2): coordinates, or pixels of a grid of this shape."""
+        noise, seen, mlp = self._noise(sigma, q), self._see(q), self._mlp(dtype)
+        done = [q.new_zeros(len(q), 0, self.out_channels)]
+        for part in where.split(max(1, chunk // max(1, len(q))), 1) if where.numel() else ():
+            points = self._locate(q, part, grid)
+            sigmas = noise if noise.ndim == 0 else sample_level(noise, points).reshape(-1, 1)
+            offsets = self._offsets(seen, points, sigmas)
+            patch = self._centre(gather(seen, points, offsets, self.kernel_a).flatten(0, 1))
+            pixels = self._network(patch.to(dtype), sigmas, mlp).reshape(len(q), -1, self.out_channels)
+            done.append(self._finish_at(q, seen, points, offsets, pixels.to(q.dtype)))
+        return torch.cat(done, 1)
+
+    def _locate(self, q: Tensor, where: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Coordinates, or pixels of a grid, -> positions (B, P, 2) [pixel of q].
+
+        On its own grid a pixel is its position; elsewhere float64 carries the position exactly.
+        """
+        shape = (q.shape[-2], q.shape[-1])
+        if grid == shape and self.inr is None:
+            return where.to(q.dtype).expand(len(q), -1, 2)
+        if grid is not None:
+            where = coordinates(where.double(), grid, corners=self.official)
+        where = where.to(torch.promote_types(where.dtype, q.dtype))
         if self.inr is not None:
-            coords = (self.inr(coords.reshape(-1, 2) - 0.5) + 0.5).reshape(coords.shape)
-        return positions(coords, (q.shape[-2], q.shape[-1]), corners=self.official).expand(len(q), -1, 2)
+            where = (self.inr(where.to(q.dtype).reshape(-1, 2) - 0.5) + 0.5).reshape(where.shape)
+        return positions(where, shape, corners=self.official).expand(len(q), -1, 2)
 
     def _offsets(self, seen: Tensor, points: Tensor, noise: Tensor) -> Tensor:
         """The points of a patch relative to its centre: (K, 2), or with CCPG (B, P, K, 2) [pixel]."""
@@ -360,14 +387,14 @@ class LoFi(nn.Module):
 
     def _middle(self, offsets: Tensor) -> Tensor:
         """The point that the authors' code calls the patch's centre, of (..., K, 2)."""
-        square = self.geometry.layout == "square"
-        return offsets[..., (self.rays // 2) * self.rings + self.rings // 2 if square else 0, :]
+        ring = ray = MIDDLE if self.geometry.layout == "square" else 0
+        return offsets[..., ray * self.rings + ring, :]
 
     def _chunk(
         self, q: Tensor, dtype: torch.dtype, chunk: int | None, max_memory: float | None, *, gathered: bool = False
     ) -> int:
         """Pixels worked on at once."""
-        fixed = FILTER_COPIES * (self.seen_channels - self.in_channels) * q[:, :1].nbytes
+        fixed = FILTER_COPIES * self.seen_channels * q[:, :1].nbytes if self.filter is not None else 0
         each = self.bytes_per_pixel(q, dtype, gathered=gathered or self._moves)
         return pixels_at_once(q.device, chunk, max_memory, each, fixed)
 

@@ -42,7 +42,9 @@ def from_official(
     patch = patch.reshape(patch.shape[-3:])
     rings, rays, _ = patch.shape
     config = _config(state, rings, rays) | {"residual": residual, "layout": "square" if square else "circular"}
-    model = LoFi(**config)
+    if config["ccpg"] and config["inr"]:
+        raise ValueError("in the authors' code the INR discards what CCPG has found; drop MLP_deforms from the state")
+    model = LoFi(**config).to(patch.dtype)
     found = _weights(state, rings, rays, config)
     found["geometry.offsets"] = patch.transpose(0, 1) * (image_size / 2)  # their unit is half the image
     found["geometry.scale"] = state["patch_scale"].reshape(1)
@@ -64,14 +66,16 @@ def _config(state: Mapping[str, Tensor], rings: int, rays: int) -> dict[str, Any
     channels = seen - 2 * fields
     pair = channels == 2 and fields == 1
     count = fields if pair else fields // channels
-    spectral = {"kind": "spectral", "size": state["filter"].shape[-1], "complex_pair": pair, "count": count}
+    spectral: dict[str, Any] | None = None
+    if fields:
+        spectral = {"kind": "spectral", "size": state["filter"].shape[-1], "complex_pair": pair, "count": count}
     last = mixer if multi else first
     return {
         "in_channels": channels, "out_channels": last[-1][0].shape[0], "rays": rays, "rings": rings,
         "head": "multi" if multi else "single", "hidden": [w.shape[0] for w, _ in first[:-1]],
         "features": first[-1][0].shape[0], "mixer": [w.shape[0] for w, _ in mixer[:-1]],
         "learned_scale": True, "centred": False, "equivariant": False, "official": True,
-        "filter": spectral if fields else None, "inr": "INR.fcs.0.weight" in state,
+        "filter": spectral, "inr": "INR.fcs.0.weight" in state,
         "ccpg": len({key.split(".")[1] for key in state if key.startswith("MLP_deforms.")}),
     }  # fmt: skip
 

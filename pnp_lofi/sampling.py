@@ -25,7 +25,7 @@ def keys_cubic(t: Tensor, a: float = KEYS_A) -> Tensor:
     t = t.abs()
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
+    return torch.where(t < 1, near, torch.where(t >= 2, torch.zeros_like(t), far))  # NaN stays NaN
 
 
 def reflect_index(index: Tensor, size: int) -> Tensor:
@@ -94,7 +94,7 @@ def sample(x: Tensor, points: Tensor, a: float = KEYS_A) -> Tensor:
     """Keys cubic interpolation of an image at arbitrary positions, borders reflected.
 
     :param torch.Tensor x: (B, C, H, W).
-    :param torch.Tensor points: (B, P, 2) pixel positions (row, column).
+    :param torch.Tensor points: (B, P, 2) pixel positions (row, column), in float64 for the last digits far from zero.
     :param float a: parameter of the kernel.
     :returns: (B, P, C).
     """
@@ -104,12 +104,32 @@ def sample(x: Tensor, points: Tensor, a: float = KEYS_A) -> Tensor:
     weights, index = [], []
     for axis, size in enumerate((height, width)):
         at = base[..., axis, None].long() + taps
-        weights.append(keys_cubic(points[..., axis, None] - at, a))
+        weights.append(keys_cubic(points[..., axis, None] - at, a).to(x.dtype))
         index.append(reflect_index(at, size))
     flat = (index[0][..., :, None] * width + index[1][..., None, :]).reshape(batch, 1, -1)
     values = x.reshape(batch, channels, -1).gather(2, flat.expand(-1, channels, -1))
     values = values.reshape(batch, channels, *points.shape[1:-1], 4, 4)
     return torch.einsum("bcpij,bpi,bpj->bpc", values, weights[0], weights[1])
+
+
+def sample_level(x: Tensor, points: Tensor) -> Tensor:
+    """Bilinear interpolation of a noise map: between its neighbours, never below them.
+
+    :param torch.Tensor x: (B, 1, H, W).
+    :param torch.Tensor points: (B, P, 2) pixel positions (row, column); beyond the border reflected.
+    :returns: (B, P).
+    """
+    height, width = x.shape[-2:]
+    base = points.detach().floor()
+    step = (points - base).to(x.dtype)
+    row, column = base[..., 0].long(), base[..., 1].long()
+    found = torch.zeros_like(step[..., 0])
+    for i in (0, 1):
+        for j in (0, 1):
+            index = reflect_index(row + i, height) * width + reflect_index(column + j, width)
+            weight = (step[..., 0] if i else 1 - step[..., 0]) * (step[..., 1] if j else 1 - step[..., 1])
+            found = found + weight * x.flatten(1).gather(1, index)
+    return found
 
 
 def stencil(offsets: Tensor, margin: int, a: float = KEYS_A) -> Tensor:

@@ -10,9 +10,9 @@ from torch.nn.functional import conv2d, linear
 from pnp_lofi.dense import prepared, uniform
 from pnp_lofi.kernels import gather
 from pnp_lofi.mlp import MLP
-from pnp_lofi.sampling import coordinates, grid_coords, padded_tile, positions, sample, windows
+from pnp_lofi.sampling import coordinates, grid_coords, padded_tile, positions, sample, sample_level, windows
 from pnp_lofi.tiles import Tile, join, tiles
-from pnp_lofi.units import check_image, check_pixels, noise_unit, pixels_at_once
+from pnp_lofi.units import check_coords, check_image, noise_unit, pixel_numbers, pixels_at_once
 
 Run = Callable[[Tensor, Tensor], Tensor]  # a tile with its margin, and its noise level
 LOW = (torch.bfloat16, torch.float16)
@@ -88,7 +88,7 @@ class SharedLoFi(nn.Module):
         """Every pixel of the grid; arguments and result as :meth:`~pnp_lofi.lofi.LoFi.forward`."""
         check_image(q, self.in_channels)
         if shape is not None and tuple(shape) != tuple(q.shape[-2:]):
-            coords = grid_coords(shape, dtype=q.dtype, device=q.device)
+            coords = grid_coords(shape, dtype=torch.float64, device=q.device)
             pixels = self.at(q, coords, sigma, chunk=chunk, max_memory=max_memory)
             return pixels.transpose(1, 2).reshape(len(q), self.out_channels, *shape)
         noise, dtype = noise_unit(sigma, q), compute_dtype or q.dtype
@@ -139,16 +139,17 @@ class SharedLoFi(nn.Module):
         pixels and of features are interpolated around the coordinate; twice differentiable in the coordinates.
         """
         check_image(q, self.in_channels)
-        if coords.ndim not in (2, 3) or coords.shape[-1] != 2:
-            raise ValueError(f"coords must be (P, 2) or (batch, P, 2), got {tuple(coords.shape)}")
-        noise = noise_unit(sigma, q)
-        points = positions(coords.to(q.dtype), (q.shape[-2], q.shape[-1])).expand(len(q), -1, 2)
+        check_coords(coords, len(q))
+        noise, size = noise_unit(sigma, q), (q.shape[-2], q.shape[-1])
         chunk = pixels_at_once(q.device, chunk, max_memory, self.bytes_per_pixel(q.dtype, gathered=True))
-        items = []
+        points = positions(coords.to(torch.promote_types(coords.dtype, q.dtype)), size).expand(len(q), -1, 2)
+        items = [q.new_zeros(0, points.shape[1], self.out_channels)]
         for b in range(len(q)):
             here = noise if noise.ndim == 0 else noise[b : b + 1]
-            items.append(torch.cat([self._at(q[b : b + 1], part, here) for part in points[b].split(chunk)]))
-        return torch.stack(items)
+            parts = [q.new_zeros(0, self.out_channels)]
+            parts += [self._at(q[b : b + 1], part, here) for part in points[b].split(chunk) if len(part)]
+            items.append(torch.cat(parts)[None])
+        return torch.cat(items)
 
     def at_pixels(
         self, q: Tensor, index: Tensor, sigma: float | Tensor, *, compute_dtype: torch.dtype | None = None
@@ -158,11 +159,10 @@ class SharedLoFi(nn.Module):
         Neighbours share features, so scattered pixels cost more than a dense region: ``interior`` is made for training.
         """
         check_image(q, self.in_channels)
-        height, width = q.shape[-2:]
-        check_pixels(index, (height, width))
-        points = torch.stack([index // width, index % width], -1).to(q.dtype)
-        found = self.at(q, coordinates(points, (height, width)), sigma)
-        return found if compute_dtype is None else found.to(q.dtype)
+        shape = (q.shape[-2], q.shape[-1])
+        index = pixel_numbers(index, len(q), shape)
+        where = torch.stack([index // shape[1], index % shape[1]], -1).double()
+        return self.at(q, coordinates(where, shape), sigma)
 
     def _at(self, q: Tensor, points: Tensor, noise: Tensor) -> Tensor:
         """(P, C_out) at pixel positions (P, 2) of one image."""
@@ -174,7 +174,7 @@ class SharedLoFi(nn.Module):
         level = noise if noise.ndim == 0 else padded_tile(noise, box, 0)[None]
         h = conv2d(unit, _zero_mean(self.windows)) / level + self.windows_bias[:, None, None]
         h = linear(h.relu().permute(0, 2, 3, 1), self.summary, self.summary_bias).relu().permute(0, 3, 1, 2)
-        own = noise if noise.ndim == 0 else sample(noise, points[None])[0]
+        own = noise if noise.ndim == 0 else sample_level(noise, points[None]).T
         lattice = _square(self.points, self.spacing, points)
         patch = gather(h, points[None] - low, lattice)[0].flatten(1)
         raw = gather(q, points[None], _square(self.raw.shape[-1], 1, points))[0].flatten(1)

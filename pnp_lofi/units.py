@@ -18,14 +18,29 @@ def check_image(q: Tensor, channels: int) -> None:
         raise TypeError(f"LoFi expects a real floating-point image, got {q.dtype}")
 
 
-def check_pixels(index: Tensor, shape: tuple[int, int]) -> None:
-    """:raises ValueError: if a flat pixel number lies outside an image of (H, W)."""
+def check_coords(coords: Tensor, batch: int) -> None:
+    """:raises ValueError: if coords are not (P, 2) or (batch, P, 2)."""
+    if coords.ndim not in (2, 3) or coords.shape[-1] != 2:
+        raise ValueError(f"coords must be (P, 2) or (batch, P, 2), got {tuple(coords.shape)}")
+    if coords.ndim == 3 and len(coords) not in (1, batch):
+        raise ValueError(f"coords are for {len(coords)} images, got {batch} of them")
+
+
+def pixel_numbers(index: Tensor, batch: int, shape: tuple[int, int]) -> Tensor:
+    """Flat pixel numbers of each image, (batch, P).
+
+    :param torch.Tensor index: (P,) or (batch, P).
+    :raises ValueError: if it has another shape or a number lies outside an image of (H, W).
+    """
     height, width = shape
+    if index.ndim not in (1, 2) or (index.ndim == 2 and len(index) not in (1, batch)):
+        raise ValueError(f"pixel numbers must be (P,) or ({batch}, P), got shape {tuple(index.shape)}")
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < height * width):
         raise ValueError(
             f"pixel numbers must lie in 0..{height * width - 1} for a {height} x {width} image, got "
             f"{int(index.min())}..{int(index.max())}"
         )
+    return index.expand(batch, -1)
 
 
 def noise_unit(sigma: float | Tensor | None, q: Tensor) -> Tensor:
@@ -61,6 +76,8 @@ def pixels_at_once(
     :param int fixed: bytes that are needed whatever the chunk.
     :raises ValueError: if both are given, or not one pixel fits.
     """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least one pixel, got {chunk}")
     if max_memory is None:
         return chunk if chunk is not None else (CHUNK if device.type == "cpu" else CHUNK_GPU)
     if chunk is not None:
