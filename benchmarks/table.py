@@ -132,6 +132,39 @@ def memory(found: dict[str, Any]) -> list[Sheet]:
     return [Sheet(f'Prior "{found["prior"]}"', columns, rows)]
 
 
+def lofi(found: dict[str, Any]) -> list[Sheet]:
+    columns = ("paper size: 9 x 9 points, 3 x 370", "image", "seconds", "speed-up", "GFLOP/s", "of the GEMM rate",
+               "largest difference")  # fmt: skip
+    rows = [
+        (row["name"], f"{row['side']}^2", _number(row["seconds"], 2), _times(row["speed_up"]),
+         _number(row["gflops"], 0), f"{row['share']:.0%} of {row['gemm_gflops']:.0f}", f"{row['difference']:.1e}")
+        for row in found["paper"]
+    ]  # fmt: skip
+    sheets = [Sheet("", columns, rows)]
+    columns = (f"one image of {found['s_side']}^2", "parameters", "seconds", "over S float32", "over S bfloat16")
+    rows = [
+        (row["name"], f"{row['parameters']:,}", _number(row["seconds"], 3), _times(row["over_float32"]),
+         _times(row["over_bfloat16"]))
+        for row in found["size_s"]
+    ]  # fmt: skip
+    sheets.append(Sheet("", columns, rows))
+    sides = sorted({row["side"] for row in found["memory"]})
+    kinds = list(dict.fromkeys((row["network"], row["task"]) for row in found["memory"]))
+    at = {(row["network"], row["task"], row["side"]): row["mb"] for row in found["memory"]}
+    rows = [(f"{task}, {kind}", *(_number(at[kind, task, side], 0) for side in sides)) for kind, task in kinds]
+    sheets.append(Sheet("", ("peak memory beyond tensors [MB]", *(f"{side}^2" for side in sides)), rows))
+    rows = [
+        (row["check"], f"{row['float32']:.0e}" if "float32" in row else "-",
+         f"{row['float64']:.0e}" if "float64" in row else "-", "yes" if row["passes"] else "NO")
+        for row in found["equality"]
+    ]  # fmt: skip
+    sheets.append(Sheet("", ("check", "float32", "float64", "holds"), rows))
+    if found["gpu"]:
+        sheets.append(Sheet("", ("GPU", "value"), [(k, f"{v:.3g}" if isinstance(v, float) else v)
+                                                   for k, v in found["gpu"].items()]))  # fmt: skip
+    return sheets
+
+
 def sharing(found: dict[str, Any]) -> list[Sheet]:
     levels = [f"{round(255 * level)}" for level in found["levels"]]
     columns = ("network", "multiply-adds a pixel", *(f"held out, {n}/255" for n in levels),
@@ -158,6 +191,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
     "demo": demo,
     "denoise": denoise,
     "inpaint": inpaint,
+    "lofi": lofi,
     "memory": memory,
     "radio_m31": radio_m31,
     "sharing": sharing,

@@ -224,11 +224,13 @@ class LoFi(nn.Module):
         check_image(q, self.in_channels)
         batch, _, height, width = q.shape
         index = pixel_numbers(index, batch, (height, width))
+        if not index.numel():
+            return q.new_zeros(*index.shape, self.out_channels)
         dtype = compute_dtype or q.dtype
         row, column = index // width, index % width
         if self._moves:
             where = torch.stack([row, column], -1)
-            return self._chunked(q, where, (height, width), sigma, dtype, max(1, where[..., 0].numel()))
+            return self._chunked(q, where, (height, width), sigma, dtype, index.numel())
         item = torch.arange(batch, device=q.device)[:, None].expand_as(index).flatten()
         noise, seen, row, column = self._noise(sigma, q), self._see(q), row.flatten(), column.flatten()
         sigmas = noise if noise.ndim == 0 else noise[item, 0, row, column][:, None]
