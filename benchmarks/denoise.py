@@ -16,6 +16,7 @@ from benchmarks.common import mean, parser, report, set12, start, timed
 from pnp_lofi.metrics import psnr
 from pnp_lofi.priors import LoFiPrior
 from pnp_lofi.priors.lofi import BF16_FLOOR
+from pnp_lofi.shared import SharedLoFi
 
 LEVELS = {"15/255": 15 / 255, "25/255": 25 / 255, "50/255": 50 / 255, f"{BF16_FLOOR:g}": BF16_FLOOR}
 SIDE = 512  # of the image that is timed [pixel]
@@ -58,6 +59,26 @@ def quality(prior: str, images: dict[str, Tensor]) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
+def symmetry(prior: str, images: dict[str, Tensor]) -> dict[str, Any]:
+    """What local networks promise and what they are bad at, at 25/255: turns by 90 degrees, and the border."""
+    network, sigma = LoFiPrior(prior), LEVELS["25/255"]
+    margin = network.model.reach if isinstance(network.model, SharedLoFi) else network.model.geometry.margin((256, 256))
+    turned, border, interior = [], [], []
+    for x in images.values():
+        y = noisy(x, sigma)
+        out = network(y, sigma)
+        back = network(y.rot90(1, (-2, -1)), sigma).rot90(-1, (-2, -1))
+        turned.append(psnr(back, x, 1.0) - psnr(out, x, 1.0))
+        error = (out - x).square()
+        inner = error[..., margin:-margin, margin:-margin]
+        interior.append(float(inner.mean()))
+        border.append(float((error.sum() - inner.sum()) / (error.numel() - inner.numel())))
+    largest = max(turned, key=abs)
+    return {"margin": margin, "rotation_db": mean(turned), "largest_rotation_db": largest,
+            "border_over_interior": (mean(border) / mean(interior)) ** 0.5}  # fmt: skip
+
+
+@torch.no_grad()
 def speed(prior: str, repeats: int) -> list[dict[str, Any]]:
     """A row per network: seconds for one 512 x 512 image."""
     x = torch.rand((1, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(SEED))
@@ -87,6 +108,7 @@ def main() -> None:
     rows = quality(args.prior, images)
     payload = {"prior": Path(args.prior).name, "images": len(images), "side": SIDE, "allowed_loss": ALLOWED}
     payload |= {"quality": rows, "speed": speed(args.prior, args.repeats), "reference": REFERENCE}
+    payload["symmetry"] = symmetry(args.prior, images)
     payload["passes"] = all(row["loss"] < ALLOWED and row["float32"] >= (row["goal"] or 0) for row in rows)
     report("denoise", payload, args.results)
 

@@ -49,7 +49,14 @@ def denoise(found: dict[str, Any]) -> list[Sheet]:
          _times(row["over_bfloat16"]), accuracy.get(row["network"], "-"))
         for row in found["speed"]
     ]  # fmt: skip
-    return [quality, Sheet(f"One image of {found['side']} x {found['side']}", columns, rows)]
+    sheets = [quality, Sheet(f"One image of {found['side']} x {found['side']}", columns, rows)]
+    if (seen := found.get("symmetry")) is not None:
+        turned = f"{seen['rotation_db']:+.3f} dB (worst image {seen['largest_rotation_db']:+.3f})"
+        rows = [("PSNR of the image turned by 90 degrees", turned),
+                (f"rms error within {seen['margin']} pixels of the border over the interior's",
+                 _times(seen["border_over_interior"]))]  # fmt: skip
+        sheets.append(Sheet("", ("symmetry and borders, 25/255", "measured"), rows))
+    return sheets
 
 
 def inpaint(found: dict[str, Any]) -> list[Sheet]:

@@ -4,6 +4,7 @@ from pnp_lofi.admm import ADMM
 from pnp_lofi.checkpoint import load_checkpoint, save_checkpoint
 from pnp_lofi.lofi import LoFi
 from pnp_lofi.priors import LoFiPrior
+from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.solution import Iterate, Solution
 from pnp_lofi.version import __version__
 
@@ -12,6 +13,7 @@ __all__ = [
     "Iterate",
     "LoFi",
     "LoFiPrior",
+    "SharedLoFi",
     "Solution",
     "__version__",
     "load_checkpoint",

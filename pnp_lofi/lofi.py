@@ -398,7 +398,7 @@ class LoFi(nn.Module):
         """Pixels worked on at once."""
         fixed = FILTER_COPIES * self.seen_channels * q[:, :1].nbytes if self.filter is not None else 0
         each = self.bytes_per_pixel(q, dtype, gathered=gathered or self._moves)
-        return pixels_at_once(q.device, chunk, max_memory, each, fixed)
+        return pixels_at_once(q.device, chunk, max_memory, each, fixed=fixed)
 
     def bytes_per_pixel(self, q: Tensor, dtype: torch.dtype, *, gathered: bool = False) -> int:
         """Working memory for each pixel of a chunk, without gradients."""

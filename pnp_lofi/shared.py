@@ -16,6 +16,7 @@ from pnp_lofi.units import check_coords, check_image, noise_unit, pixel_numbers,
 
 Run = Callable[[Tensor, Tensor], Tensor]  # a tile with its margin, and its noise level
 LOW = (torch.bfloat16, torch.float16)
+CHUNK = 16_384  # pixels worked on at once; more than LoFi's because a tile has a margin
 
 
 class SharedLoFi(nn.Module):
@@ -92,7 +93,7 @@ class SharedLoFi(nn.Module):
             pixels = self.at(q, coords, sigma, chunk=chunk, max_memory=max_memory)
             return pixels.transpose(1, 2).reshape(len(q), self.out_channels, *shape)
         noise, dtype = noise_unit(sigma, q), compute_dtype or q.dtype
-        chunk = pixels_at_once(q.device, chunk, max_memory, self.bytes_per_pixel(dtype))
+        chunk = pixels_at_once(q.device, chunk, max_memory, self.bytes_per_pixel(dtype), default=CHUNK)
         batch, _, height, width = q.shape
         if torch.is_grad_enabled():
             parts = [self._tile(q, noise, tile, dtype).permute(1, 2, 0) for tile in tiles(batch, height, width, chunk)]

@@ -68,18 +68,24 @@ def noise_unit(sigma: float | Tensor | None, q: Tensor) -> Tensor:
 
 
 def pixels_at_once(
-    device: torch.device, chunk: int | None, max_memory: float | None, bytes_per_pixel: int, fixed: int = 0
+    device: torch.device,
+    chunk: int | None,
+    max_memory: float | None,
+    bytes_per_pixel: int,
+    *,
+    fixed: int = 0,
+    default: int = CHUNK,
 ) -> int:
     """The chunk that a user's wishes come to.
 
-    :param int chunk: pixels; default 4096, on a GPU 131072. float max_memory: [MB], instead of chunk.
-    :param int fixed: bytes that are needed whatever the chunk.
+    :param int chunk: pixels. float max_memory: [MB], instead of chunk.
+    :param int fixed: bytes that are needed whatever the chunk; int default: chunk on a CPU, 131072 on a GPU.
     :raises ValueError: if both are given, or not one pixel fits.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least one pixel, got {chunk}")
     if max_memory is None:
-        return chunk if chunk is not None else (CHUNK if device.type == "cpu" else CHUNK_GPU)
+        return chunk if chunk is not None else (default if device.type == "cpu" else CHUNK_GPU)
     if chunk is not None:
         raise ValueError("pass chunk or max_memory, not both")
     pixels = int((max_memory * 2**20 - fixed) // bytes_per_pixel)
