@@ -3,25 +3,28 @@
 Each network is trained from the same seed, on the same crops and noise, for the same number of steps in bfloat16, and
 measured on held-out photographs that nothing is trained on; Set12 stands beside them where it is here. The steps are
 few, so this compares how fast shapes learn as well as what they can hold. All of them work in units of sigma and are
-blind to a constant.
+blind to a constant. Rows are kept as they come: --shapes measures some anew beside those of earlier runs.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad, pixel_shuffle
+from torch.nn.functional import conv2d, pad, pixel_shuffle, unfold
 from tqdm import tqdm
 
-from benchmarks.common import mean, parser, report, set12, start
+from benchmarks.common import mean, parser, report, set12, start, write_result
 from pnp_lofi import LoFi
 from pnp_lofi.images import load_image
 from pnp_lofi.metrics import psnr
+from pnp_lofi.sampling import stencil
 from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.sources import natural_batches
 
@@ -60,8 +63,9 @@ class Local(nn.Module):
 def layer(inputs: int, outputs: int, side: int = 1, *, bias: bool = True, **options: int) -> nn.Conv2d:
     """A convolution with He's uniform start."""
     made = nn.Conv2d(inputs, outputs, side, bias=bias, **options)
+    bound = math.sqrt(3 / made.weight[0].numel())
     for p in made.parameters():
-        nn.init.uniform_(p, -math.sqrt(3 / (inputs * side**2)), math.sqrt(3 / (inputs * side**2)))
+        nn.init.uniform_(p, -bound, bound)
     return made
 
 
@@ -142,6 +146,66 @@ class Stages(Local):
         return out
 
 
+class Polar(Local):
+    """A polar patch whose points are Gaussian means, the wider the farther out: outer rings read blurred copies.
+
+    :param tuple levels: (rings, first and last radius, width of the Gaussian) [pixel], inner rings first.
+    :param bool tied: all rays share one MLP: rings first, then rays, a separable network.
+    """
+
+    TAPS = 16  # of a point, where it is read from a blurred copy by cubic interpolation
+
+    def __init__(self, rays: int, levels: tuple[tuple[int, float, float, float], ...], *, tied: bool = False) -> None:
+        reach = math.ceil(max(last + 3 * width for _, _, last, width in levels)) + 2
+        super().__init__(reach)
+        self.rays, self.tied = rays, tied
+        parts = []
+        for rings, first, last, width in levels:
+            radius = torch.linspace(first, last, rings)
+            angle = 2 * math.pi * torch.arange(rays) / rays
+            at = torch.stack([angle.sin(), angle.cos()], -1)[:, None] * radius[:, None]
+            matrix = stencil(at.reshape(-1, 2), reach)
+            if width:
+                matrix = _blur(reach, width) @ matrix
+            parts.append(matrix.T.reshape(rays, rings, -1))
+        kernels = torch.cat(parts, 1)
+        self.rings = kernels.shape[1]
+        kernels = kernels.flatten(0, 1)
+        self.register_buffer("kernels", kernels - kernels.mean(0))
+        copies = 1 if tied else rays
+        widths = (self.rings, 64, 24)
+        self.first = nn.ModuleList(layer(copies * a, copies * b, groups=copies) for a, b in pairwise(widths))
+        self.rest = nn.ModuleList([layer(rays * widths[-1], 128), layer(128, 128), layer(128, 1)])
+
+    def network(self, x: Tensor) -> Tensor:
+        kernels = self.get_buffer("kernels")
+        side = 2 * self.reach + 1
+        batch, height, width = len(x), x.shape[-2] - side + 1, x.shape[-1] - side + 1
+        h = torch.stack([kernels @ unfold(row, side) for row in x[:, None].unbind()])  # few at a time, for the memory
+        h = h.reshape(batch, -1, height, width)
+        if self.tied:
+            h = h.reshape(batch * self.rays, self.rings, height, width)
+        for k, each in enumerate(self.first):
+            h = each(h.relu() if k else h)
+        h = h.reshape(batch, -1, height, width)
+        for k, each in enumerate(self.rest):
+            h = each(h.relu() if k else h)
+        return h
+
+    def macs(self) -> int:
+        rays = sum(p.numel() for p in self.first.parameters() if p.ndim == 4)
+        mixer = sum(p.numel() for p in self.rest.parameters() if p.ndim == 4)
+        return self.TAPS * self.rays * self.rings + rays * (self.rays if self.tied else 1) + mixer
+
+
+def _blur(reach: int, width: float) -> Tensor:
+    """(S^2, S^2): a Gaussian blur inside a window."""
+    ticks = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    line = torch.exp(-0.5 * ((ticks[:, None] - ticks) / width) ** 2)
+    line = line / line.sum(0)
+    return torch.kron(line, line)
+
+
 def points(rays: int, rings: int, radius: float, hidden: tuple[int, ...], features: int) -> LoFi:
     return LoFi(rays=rays, rings=rings, radius=radius, hidden=hidden, features=features, mixer=(128, 128))
 
@@ -150,6 +214,14 @@ SHAPES: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "points-64": ("LoFi, 8 x 8 learned points, radius 6", partial(points, 8, 8, 6.0, (32,), 16)),
     "points-144": ("LoFi, 12 x 12 learned points, radius 8", partial(points, 12, 12, 8.0, (64, 64), 24)),
     "points-192": ("LoFi, wider stencil, narrower MLP: 16 x 12, radius 11", partial(points, 16, 12, 11.0, (32,), 16)),
+    "separable": (
+        "12 x 12 points, one MLP for the rings of all rays",
+        lambda: Polar(12, ((12, 0.0, 8.0, 0.0),), tied=True),
+    ),
+    "blurred": (
+        "12 rays to 12 pixels, outer rings from blurred copies",
+        lambda: Polar(12, ((8, 0.0, 6.0, 0.0), (3, 7.0, 9.0, 1.2), (2, 10.0, 12.0, 2.5))),
+    ),
     "window-15": ("window 15 of free filters", lambda: Window(15, (128, 128))),
     "window-21": ("window 21 of free filters, wider", lambda: Window(21, (192, 192, 192))),
     "block-22": ("window 22, one for 2 x 2 pixels", lambda: Window(22, (384, 384, 384), 2)),
@@ -230,13 +302,39 @@ def held_out() -> dict[str, Tensor]:
     return {name: load_image(folder / f"{name}.png", grey=True) for name in HELD_OUT}
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """PSNR on the held-out photographs against multiply-adds, one panel a level."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(LEVELS), figsize=(15, 5), layout="constrained")
+    for k, (axis, level) in enumerate(zip(axes, LEVELS, strict=True)):
+        for row in rows:
+            shared = row["name"].startswith("shared")
+            axis.plot(row["macs"] / 1e3, row["held_out"][k], "o", color="tab:red" if shared else "tab:grey")
+            axis.annotate(row["name"], (row["macs"] / 1e3, row["held_out"][k]), (4, 4), textcoords="offset points",
+                          fontsize=8)  # fmt: skip
+        axis.set(xlabel="multiply-adds a pixel [1000]", title=f"sigma {round(255 * level)}/255")
+        axis.margins(0.15)
+    axes[0].set_ylabel("PSNR, held-out photographs [dB]")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def main() -> None:
     made = parser(__doc__, "sharing", data=True)
     made.add_argument("--steps", type=int, default=3000, help="of training, each network")
     made.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="which networks")
+    made.add_argument("--plot", type=Path, help="PNG of quality against multiply-adds")
     args = start(made)
     photographs, test = held_out(), set12(args.data)
-    rows = []
+    payload: dict[str, Any] = {"steps": args.steps, "budget": BUDGET, "levels": LEVELS}
+    before = args.results / "sharing.json"
+    found = json.loads(before.read_text()) if before.is_file() else {}
+    kept = found.get("rows", []) if found.get("steps") == args.steps else []
+    rows = [row for row in kept if row["name"] in SHAPES and row["name"] not in args.shapes]
     for name in args.shapes:
         torch.manual_seed(SEED)
         title, make = SHAPES[name]
@@ -247,7 +345,10 @@ def main() -> None:
         row |= {"held_out": quality(model, photographs), "set12": quality(model, test)}
         rows.append(row)
         print(row, flush=True)
-    report("sharing", {"steps": args.steps, "budget": BUDGET, "levels": LEVELS, "rows": rows}, args.results)
+        write_result("sharing", payload | {"rows": rows}, args.results)
+    report("sharing", payload | {"rows": rows}, args.results)
+    if args.plot:
+        draw(rows, args.plot)
 
 
 if __name__ == "__main__":
