@@ -149,7 +149,8 @@ class LoFi(nn.Module):
             (B, 1, H, W). Only for an equivariant network, which needs it.
         :param tuple shape: (H', W') of another grid over the same square to evaluate on; default: that of q.
         :param int chunk: pixels worked on at once; default 4096, on a GPU 131072.
-        :param float max_memory: sets chunk instead: what may be used beyond q and the result [MB].
+        :param float max_memory: sets chunk instead: working memory beyond q and the result [MB]; what torch
+            compiles and packs takes some 30 MB besides, once.
         :param torch.dtype compute_dtype: precision of the matrix products; default that of q. The result
             has the dtype of q.
         :returns: (B, C_out, H, W).

@@ -29,7 +29,7 @@ class LoFiPrior(Denoiser):
     :param str precision: "float32" computes in the dtype of x; "bfloat16" does the matrix products in
         bfloat16; "auto" does so where the processor has it and sigma is at least 2 % of the image's range.
     :param int chunk: pixels worked on at once.
-    :param float max_memory: sets chunk instead: what a call may use beyond its input and result [MB].
+    :param float max_memory: sets chunk instead: working memory beyond input and result [MB], and some 30 once.
     :raises FileNotFoundError, ValueError: as ``load_checkpoint``; for an unknown precision.
     Source: arXiv 2411.04995; scale equivariance and the noise input are ours.
     """
