@@ -1,6 +1,7 @@
 """The Triton kernels against torch in float64: run by Triton's interpreter here, on CUDA with ``-m gpu``."""
 
 import importlib
+import os
 import sys
 import warnings
 
@@ -19,7 +20,7 @@ MODULES = ("pnp_lofi.triton_gather", "pnp_lofi.triton_mlp")
 
 @pytest.fixture(autouse=True)
 def seed():
-    torch.manual_seed(0)
+    torch.manual_seed(int(os.environ.get("PNP_LOFI_SEED", "0")))
 
 
 @pytest.fixture
@@ -128,7 +129,8 @@ def test_patches_far_from_zero_keep_the_fraction(interpret):
     image = torch.randn(1, 1, 1, 32768)
     points, offsets = torch.tensor([[[0.0, 30000.0]]]), 0.001 * torch.randn(5, 2)
     got = load("triton_gather").gather_patches(image, points, offsets)
-    assert relative(got, sampled(image.double(), points.double(), offsets.double())) < 1e-6
+    expected = sampled(image.double(), points.double(), offsets.double())
+    assert float((got - expected).abs().max()) < 1e-6 * float(image.abs().max())
 
 
 @pytest.mark.parametrize("needed", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
