@@ -140,10 +140,12 @@ def memory(found: dict[str, Any]) -> list[Sheet]:
 
 
 def lofi(found: dict[str, Any]) -> list[Sheet]:
-    columns = ("paper size: 9 x 9 points, 3 x 370", "image", "seconds", "speed-up", "GFLOP/s", "of the GEMM rate",
+    columns = ("paper size: 9 x 9 points, 3 x 370", "image", "seconds", "over float32", "over the same precision",
+               "GFLOP/s", "of the GEMM rate",
                "largest difference")  # fmt: skip
     rows = [
         (row["name"], f"{row['side']}^2", _number(row["seconds"], 2), _times(row["speed_up"]),
+         _times(row["like_for_like"]),
          _number(row["gflops"], 0), f"{row['share']:.0%} of {row['gemm_gflops']:.0f}", f"{row['difference']:.1e}")
         for row in found["paper"]
     ]  # fmt: skip

@@ -40,7 +40,7 @@ def available(tensor: Tensor) -> bool:
     :param torch.Tensor tensor: one of the inputs.
     :returns: False too once a kernel has failed in this process.
     """
-    if _failure or not use_kernels():
+    if _failure or not use_kernels() or torch._C._are_functorch_transforms_active():
         return False
     if tensor.device.type != "cuda":
         return interpreted() and _installed()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from pnp_lofi.ccpg import CCPG
-from pnp_lofi.dense import Network
+from pnp_lofi.dense import Network, finite
 from pnp_lofi.filters import make_filter
 from pnp_lofi.geometry import Layout, PatchGeometry
 from pnp_lofi.kernels import available, gather
@@ -28,7 +28,16 @@ from pnp_lofi.sampling import (
     windows_at,
 )
 from pnp_lofi.tiles import Tile, join, tiles
-from pnp_lofi.units import CHUNK, check_coords, check_image, noise_unit, pixel_numbers, pixels_at_once
+from pnp_lofi.units import (
+    CHUNK,
+    GATHERED,
+    TAP_BYTES,
+    check_coords,
+    check_image,
+    noise_unit,
+    pixel_numbers,
+    pixels_at_once,
+)
 
 INR_WIDTH = 256
 MIDDLE = 4  # ring and ray of what the authors' code takes for the centre of a square patch
@@ -166,7 +175,7 @@ class LoFi(nn.Module):
             return pixels.transpose(1, 2).reshape(len(q), self.out_channels, height, width)
         noise, seen = self._noise(sigma, q), self._see(q)
         margin, matrix = self._stencil(seen, dtype)
-        mlp = self._mlp(dtype)
+        mlp = self._mlp(dtype, seen)
         batch, _, height, width = q.shape
         out = q.new_empty(batch, height, width, self.out_channels)
         parts: list[Tensor] = []
@@ -238,12 +247,12 @@ class LoFi(nn.Module):
         margin, matrix = self._stencil(seen, dtype)
         view = windows_at(seen, item, row, column, margin)
         view = self._reduced(view, view[..., margin : margin + 1, margin : margin + 1], dtype)
-        pixels = self._network(self._interpolated(view, matrix), sigmas, self._mlp(dtype)).to(q.dtype)
+        pixels = self._network(self._interpolated(view, matrix), sigmas, self._mlp(dtype, seen)).to(q.dtype)
         pixels = pixels.reshape(*index.shape, self.out_channels)
         if not self.residual:
             return pixels
         if self.official:
-            points = torch.stack([row, column], -1).to(q.dtype).reshape(*index.shape, 2)
+            points = torch.stack([row, column], -1).to(exact(q)).reshape(*index.shape, 2)
             return self._finish_at(q, seen, points, self.geometry.points((height, width)), pixels)
         return pixels + q[item, : self.out_channels, row, column].reshape(pixels.shape)
 
@@ -280,16 +289,22 @@ class LoFi(nn.Module):
         chunk: int,
     ) -> Tensor:
         """(B, P, C_out) at ``where``, (1 or B, P, 2): coordinates, or pixels of a grid of this shape."""
-        noise, seen, mlp = self._noise(sigma, q), self._see(q), self._mlp(dtype)
-        done = [q.new_zeros(len(q), 0, self.out_channels)]
+        noise, seen = self._noise(sigma, q), self._see(q)
+        mlp, done, at = self._mlp(dtype, seen, where), [q.new_zeros(len(q), 0, self.out_channels)], 0
+        out = None if torch.is_grad_enabled() else q.new_empty(len(q), where.shape[1], self.out_channels)
         for part in where.split(max(1, chunk // max(1, len(q))), 1) if where.numel() else ():
             points = self._locate(q, part, grid)
             sigmas = noise if noise.ndim == 0 else sample_level(noise, points).reshape(-1, 1)
             offsets = self._offsets(seen, points, sigmas)
             patch = self._centre(gather(seen, points, offsets, self.kernel_a).flatten(0, 1))
             pixels = self._network(patch.to(dtype), sigmas, mlp).reshape(len(q), -1, self.out_channels)
-            done.append(self._finish_at(q, seen, points, offsets, pixels.to(q.dtype)))
-        return torch.cat(done, 1)
+            answer = self._finish_at(q, seen, points, offsets, pixels.to(q.dtype))
+            if out is None:
+                done.append(answer)
+            else:
+                out[:, at : at + part.shape[1]] = answer
+                at += part.shape[1]
+        return torch.cat(done, 1) if out is None else out
 
     def _locate(self, q: Tensor, where: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Coordinates, or pixels of a grid, -> positions (B, P, 2) [pixel of q].
@@ -298,18 +313,18 @@ class LoFi(nn.Module):
         """
         shape = (q.shape[-2], q.shape[-1])
         if grid == shape and self.inr is None:
-            return where.to(q.dtype).expand(len(q), -1, 2)
+            return where.to(exact(q)).expand(len(q), -1, 2)
         if grid is not None:
             where = coordinates(where.double(), grid, corners=self.official)
-        where = where.to(torch.promote_types(where.dtype, q.dtype))
+        where = where.to(torch.promote_types(where.dtype, exact(q)))
         if self.inr is not None:
-            where = (self.inr(where.to(q.dtype).reshape(-1, 2) - 0.5) + 0.5).reshape(where.shape)
+            where = (self.inr(where.to(exact(q)).reshape(-1, 2) - 0.5) + 0.5).reshape(where.shape)
         return positions(where, shape, corners=self.official).expand(len(q), -1, 2)
 
     def _offsets(self, seen: Tensor, points: Tensor, noise: Tensor) -> Tensor:
         """The points of a patch relative to its centre: (K, 2), or with CCPG (B, P, K, 2) [pixel]."""
         shape = (seen.shape[-2], seen.shape[-1])
-        offsets = self.geometry.points(shape).to(seen.dtype)
+        offsets = self.geometry.points(shape).to(exact(seen))
         if self.ccpg is not None:
             for k in range(len(self.ccpg.networks)):
                 patch = gather(seen, points, offsets, self.kernel_a).flatten(0, 1)
@@ -332,8 +347,8 @@ class LoFi(nn.Module):
         """(P, C, K) patches of a tile of the grid."""
         if available(seen):
             b, rows, columns = tile
-            axes = [torch.arange(s.start, s.stop, device=seen.device, dtype=seen.dtype) for s in (rows, columns)]
-            offsets = self.geometry.points((seen.shape[-2], seen.shape[-1])).to(seen.dtype)
+            axes = [torch.arange(s.start, s.stop, device=seen.device, dtype=exact(seen)) for s in (rows, columns)]
+            offsets = self.geometry.points((seen.shape[-2], seen.shape[-1])).to(exact(seen))
             patch = gather(seen[b : b + 1], torch.cartesian_prod(*axes)[None], offsets, self.kernel_a)[0]
             return self._centre(patch).to(matrix.dtype)
         padded = padded_tile(seen, tile, margin)
@@ -353,8 +368,9 @@ class LoFi(nn.Module):
         """(P, C, K) patches without their mean, if this network wants that."""
         return patch - patch.mean(2, keepdim=True) if self.centred else patch
 
-    def _mlp(self, dtype: torch.dtype) -> Network:
-        return self.mlp if torch.is_grad_enabled() else self.mlp.prepared(dtype)
+    def _mlp(self, dtype: torch.dtype, *inputs: Tensor) -> Network:
+        """Packed layers do not pass NaN on, so they are for finite inputs without gradients."""
+        return self.mlp if torch.is_grad_enabled() or not all(map(finite, inputs)) else self.mlp.prepared(dtype)
 
     def _network(self, patch: Tensor, noise: Tensor, mlp: Network) -> Tensor:
         """(P, C, K) centred patches -> (P, C_out), without the residual."""
@@ -398,14 +414,16 @@ class LoFi(nn.Module):
     ) -> int:
         """Pixels worked on at once."""
         fixed = FILTER_COPIES * self.seen_channels * q[:, :1].nbytes if self.filter is not None else 0
-        each = self.bytes_per_pixel(q, dtype, gathered=gathered or self._moves)
-        return pixels_at_once(q.device, chunk, max_memory, each, fixed=fixed)
+        gathered = gathered or self._moves
+        each = self.bytes_per_pixel(q, dtype, gathered=gathered)
+        default = GATHERED if gathered else CHUNK
+        return pixels_at_once(q.device, chunk, max_memory, each, fixed=fixed, default=default)
 
     def bytes_per_pixel(self, q: Tensor, dtype: torch.dtype, *, gathered: bool = False) -> int:
         """Working memory for each pixel of a chunk, without gradients."""
         size, points = dtype.itemsize, self.rays * self.rings * self.seen_channels
-        if gathered:  # indices, values and weights of the 4 x 4 taps
-            look = points * 16 * 2 * q.dtype.itemsize + self.rays * self.rings * 16 * 8
+        if gathered:
+            look = 16 * (TAP_BYTES * self.rays * self.rings + 6 * points * q.dtype.itemsize)
         else:
             margin = self.geometry.margin((q.shape[-2], q.shape[-1]))
             look = self.seen_channels * (2 * margin + 1) ** 2 * size
@@ -418,3 +436,8 @@ class LoFi(nn.Module):
         if sigma is not None:
             raise ValueError("this LoFi takes no sigma (equivariant=False); call it as lofi(q)")
         return q.new_ones(())
+
+
+def exact(x: Tensor) -> torch.dtype:
+    """What positions in an image are computed in: float32 or better."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
-from pnp_lofi.dense import prepared, uniform
+from pnp_lofi.dense import finite, prepared, uniform
 from pnp_lofi.kernels import gather
 from pnp_lofi.mlp import MLP
 from pnp_lofi.sampling import coordinates, grid_coords, padded_tile, positions, sample, sample_level, windows
 from pnp_lofi.tiles import Tile, join, tiles
-from pnp_lofi.units import check_coords, check_image, noise_unit, pixel_numbers, pixels_at_once
+from pnp_lofi.units import GATHERED, TAP_BYTES, check_coords, check_image, noise_unit, pixel_numbers, pixels_at_once
 
 Run = Callable[[Tensor, Tensor], Tensor]  # a tile with its margin, and its noise level
+SMALLEST_BOX = 1024  # pixels; below that splitting a group saves nothing, its margin is larger
 LOW = (torch.bfloat16, torch.float16)
 CHUNK = 16_384  # pixels worked on at once; more than LoFi's because a tile has a margin
 
@@ -90,17 +91,20 @@ class SharedLoFi(nn.Module):
         check_image(q, self.in_channels)
         if shape is not None and tuple(shape) != tuple(q.shape[-2:]):
             coords = grid_coords(shape, dtype=torch.float64, device=q.device)
-            pixels = self.at(q, coords, sigma, chunk=chunk, max_memory=max_memory)
+            pixels = self.at(q, coords, sigma, chunk=chunk, max_memory=max_memory, compute_dtype=compute_dtype)
             return pixels.transpose(1, 2).reshape(len(q), self.out_channels, *shape)
         noise, dtype = noise_unit(sigma, q), compute_dtype or q.dtype
         chunk = pixels_at_once(q.device, chunk, max_memory, self.bytes_per_pixel(dtype), default=CHUNK)
+        if max_memory is not None:  # the margin of a square tile is worked on too
+            chunk = round(max(1.0, chunk**0.5 - 2 * self.around) ** 2)
         batch, _, height, width = q.shape
-        if torch.is_grad_enabled():
-            parts = [self._tile(q, noise, tile, dtype).permute(1, 2, 0) for tile in tiles(batch, height, width, chunk)]
-            return join([part.flatten(0, 1) for part in parts], batch, height, width, chunk).permute(0, 3, 1, 2)
+        cut = list(tiles(batch, height, width, chunk, square=True))
+        if torch.is_grad_enabled() and cut:
+            parts = [self._tile(q, noise, tile, dtype).permute(1, 2, 0).flatten(0, 1) for tile in cut]
+            return join(parts, batch, height, width, chunk, square=True).permute(0, 3, 1, 2)
         out = torch.empty_like(q)
-        run = self._on_cpu(dtype) if q.device.type == "cpu" else None
-        for b, rows, columns in tiles(batch, height, width, chunk):
+        run = self._on_cpu(dtype) if q.device.type == "cpu" and finite(q) else None
+        for b, rows, columns in cut:
             out[b, :, rows, columns] = self._tile(q, noise, (b, rows, columns), dtype, run)
         return out
 
@@ -110,7 +114,21 @@ class SharedLoFi(nn.Module):
         :param torch.Tensor q: (B, C, H, W).
         :param torch.Tensor sigma: (), (B, 1, 1, 1) or (B, 1, H, W).
         :returns: (B, C, H - 2 reach, W - 2 reach), in the dtype of q.
+        :raises ValueError: if nothing is inside, or sigma has another shape.
         """
+        check_image(q, self.in_channels)
+        batch, _, height, width = q.shape
+        if min(height, width) <= 2 * self.reach:
+            raise ValueError(
+                f"this network reaches {self.reach} pixels: nothing is inside {height} x {width}; pass more than "
+                f"{2 * self.reach} pixels a side"
+            )
+        if sigma.ndim and tuple(sigma.shape) not in ((batch, 1, 1, 1), (batch, 1, height, width)):
+            raise ValueError(
+                f"sigma must be a number, ({batch}, 1, 1, 1) or a map ({batch}, 1, {height}, {width}), got "
+                f"{tuple(sigma.shape)}"
+            )
+        sigma = sigma.to(q.dtype)
         dtype = compute_dtype or q.dtype
         unit = q - q.mean((-2, -1), keepdim=True) if dtype in LOW else q  # rounding sees what the answer does not
         unit = unit.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -133,24 +151,35 @@ class SharedLoFi(nn.Module):
         *,
         chunk: int | None = None,
         max_memory: float | None = None,
+        compute_dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Any coordinates of the unit square; arguments and result as :meth:`~pnp_lofi.lofi.LoFi.at`.
 
-        Features are computed on the grid inside the bounding box of each chunk of coordinates, the patches of raw
-        pixels and of features are interpolated around the coordinate; twice differentiable in the coordinates.
+        Neighbouring coordinates are worked on together: features are computed on the grid inside their bounding box,
+        the patches of raw pixels and of features are interpolated around the coordinate. Twice differentiable in the
+        coordinates.
+
+        :raises ValueError: if a coordinate is not finite.
         """
         check_image(q, self.in_channels)
         check_coords(coords, len(q))
         noise, size = noise_unit(sigma, q), (q.shape[-2], q.shape[-1])
-        chunk = pixels_at_once(q.device, chunk, max_memory, self.bytes_per_pixel(q.dtype, gathered=True))
+        if not finite(coords):
+            raise ValueError("coords must be finite, got NaN or inf among them")
+        dtype = compute_dtype or q.dtype
+        each = self.bytes_per_pixel(dtype, gathered=True)
+        chunk = pixels_at_once(q.device, chunk, max_memory, each, default=GATHERED)
         points = positions(coords.to(torch.promote_types(coords.dtype, q.dtype)), size).expand(len(q), -1, 2)
-        items = [q.new_zeros(0, points.shape[1], self.out_channels)]
+        out = q.new_zeros(len(q), points.shape[1], self.out_channels)
         for b in range(len(q)):
             here = noise if noise.ndim == 0 else noise[b : b + 1]
-            parts = [q.new_zeros(0, self.out_channels)]
-            parts += [self._at(q[b : b + 1], part, here) for part in points[b].split(chunk) if len(part)]
-            items.append(torch.cat(parts)[None])
-        return torch.cat(items)
+            for index in near(points[b].detach(), chunk):
+                found = self._at(q[b : b + 1], points[b, index], here, dtype)
+                if torch.is_grad_enabled():
+                    out = out.index_put((torch.tensor(b, device=q.device), index), found)
+                else:
+                    out[b, index] = found
+        return out
 
     def at_pixels(
         self, q: Tensor, index: Tensor, sigma: float | Tensor, *, compute_dtype: torch.dtype | None = None
@@ -163,9 +192,9 @@ class SharedLoFi(nn.Module):
         shape = (q.shape[-2], q.shape[-1])
         index = pixel_numbers(index, len(q), shape)
         where = torch.stack([index // shape[1], index % shape[1]], -1).double()
-        return self.at(q, coordinates(where, shape), sigma)
+        return self.at(q, coordinates(where, shape), sigma, compute_dtype=compute_dtype)
 
-    def _at(self, q: Tensor, points: Tensor, noise: Tensor) -> Tensor:
+    def _at(self, q: Tensor, points: Tensor, noise: Tensor, dtype: torch.dtype) -> Tensor:
         """(P, C_out) at pixel positions (P, 2) of one image."""
         low = points.detach().floor().amin(0).long() - self.around - 1
         high = points.detach().ceil().amax(0).long() + self.around + 2
@@ -173,15 +202,18 @@ class SharedLoFi(nn.Module):
         seen = self.windows.shape[-1] // 2
         unit = padded_tile(q, box, seen)[None]
         level = noise if noise.ndim == 0 else padded_tile(noise, box, 0)[None]
-        h = conv2d(unit, _zero_mean(self.windows)) / level + self.windows_bias[:, None, None]
-        h = linear(h.relu().permute(0, 2, 3, 1), self.summary, self.summary_bias).relu().permute(0, 3, 1, 2)
+        unit = (unit - unit.mean((-2, -1), keepdim=True) if dtype in LOW else unit).to(dtype)
+        h = conv2d(unit, _zero_mean(self.windows).to(dtype)) / level.to(dtype)
+        h = (h + self.windows_bias.to(dtype)[:, None, None]).relu().permute(0, 2, 3, 1)
+        h = linear(h, self.summary.to(dtype), self.summary_bias.to(dtype)).relu().permute(0, 3, 1, 2)
         own = noise if noise.ndim == 0 else sample_level(noise, points[None]).T
         lattice = _square(self.points, self.spacing, points)
         patch = gather(h, points[None] - low, lattice)[0].flatten(1)
-        raw = gather(q, points[None], _square(self.raw.shape[-1], 1, points))[0].flatten(1)
-        mixed = linear(patch, self.neighbours.flatten(1), self.neighbours_bias)
-        mixed = mixed + linear(raw, _zero_mean(self.raw).flatten(1)) / own
-        return self.mixer(mixed.relu()) * own + sample(q, points[None])[0]
+        raw = gather(q, points[None], _square(self.raw.shape[-1], 1, points))[0]
+        raw = ((raw - raw.mean(-1, keepdim=True)).flatten(1) / own).to(dtype)
+        mixed = linear(patch, self.neighbours.flatten(1).to(dtype), self.neighbours_bias.to(dtype))
+        mixed = mixed + linear(raw, _zero_mean(self.raw).flatten(1).to(dtype))
+        return self.mixer(mixed.relu()).to(q.dtype) * own + sample(q, points[None])[0]
 
     def _tile(self, q: Tensor, noise: Tensor, tile: Tile, dtype: torch.dtype, run: Run | None = None) -> Tensor:
         """(C_out, h, w): a tile of the grid."""
@@ -223,11 +255,31 @@ class SharedLoFi(nn.Module):
     def bytes_per_pixel(self, dtype: torch.dtype, *, gathered: bool = False) -> int:
         """Working memory for each pixel of a chunk, without gradients."""
         values = self.in_channels * (self.windows[0, 0].numel() + self.raw[0, 0].numel())
-        values += len(self.windows) + 2 * len(self.summary) + 3 * self.mixer.widest()
+        values += len(self.windows) + 2 * len(self.summary) + 2 * self.mixer.widest()
         if gathered:
             points = self.raw[0].numel() + self.neighbours[0].numel()
-            return dtype.itemsize * (values + 2 * 16 * points) + 2 * 16 * 8 * (self.points**2 + self.raw[0, 0].numel())
-        return 2 * dtype.itemsize * values  # twice: a tile's margin
+            taps = TAP_BYTES * (self.points**2 + self.raw[0, 0].numel())
+            return dtype.itemsize * (values + 6 * 16 * points) + 16 * taps
+        return dtype.itemsize * values
+
+
+def near(points: Tensor, limit: int) -> list[Tensor]:
+    """Group positions so that no group holds, nor the bounding box of one spans, more than ``limit`` pixels.
+
+    :param torch.Tensor points: (P, 2) [pixel].
+    :returns: the numbers of each group's points; a lone point is a group whatever the limit.
+    """
+    groups: list[Tensor] = []
+    waiting = [torch.arange(len(points), device=points.device)] if len(points) else []
+    while waiting:
+        index = waiting.pop()
+        size = points[index].amax(0) - points[index].amin(0) + 1
+        if len(index) == 1 or (len(index) <= limit and float(size.prod()) <= max(limit, SMALLEST_BOX)):
+            groups.append(index)
+        else:
+            order = points[index, int(size.argmax())].argsort()
+            waiting += [index[part] for part in order.tensor_split(2)]
+    return groups
 
 
 def _windows(x: Tensor, margin: int, level: Tensor) -> Tensor:

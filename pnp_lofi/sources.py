@@ -108,6 +108,8 @@ def train_prior(
         raise FileExistsError(
             f"{out}.state holds a broken-off run; pass --resume to go on or --overwrite to start anew"
         )
+    if resume and not Path(f"{out}.state").exists():
+        raise FileNotFoundError(f"nothing to resume: {out}.state does not exist; start without --resume")
     kind = images if images in LEVELS else "natural"
     low, high = LEVELS[kind]
     chosen = TrainSettings(**({"sigma_min": low, "sigma_max": high} | settings))

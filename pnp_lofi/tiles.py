@@ -1,5 +1,6 @@
 """How a grid of pixels is cut into tiles of bounded size, and put together again."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -8,29 +9,29 @@ from torch import Tensor
 Tile = tuple[int, slice, slice]
 
 
-def tiles(batch: int, height: int, width: int, chunk: int) -> Iterator[Tile]:
-    """Tiles (item, rows, columns) of at most ``chunk`` pixels: whole rows where a row fits.
+def tiles(batch: int, height: int, width: int, chunk: int, *, square: bool = False) -> Iterator[Tile]:
+    """Tiles (item, rows, columns) of at most ``chunk`` pixels: whole rows where a row fits, or near squares.
 
     :raises ValueError: if chunk is not positive.
     """
     if chunk < 1:
         raise ValueError(f"chunk must be at least one pixel, got {chunk}")
-    columns = min(width, chunk)
-    rows = max(1, chunk // width)
+    columns = min(width, max(math.isqrt(chunk), chunk // max(1, height)) if square else chunk)
+    rows = max(1, chunk // max(1, columns))
     for b in range(batch):
         for r in range(0, height, rows):
             for c in range(0, width, columns):
                 yield b, slice(r, min(r + rows, height)), slice(c, min(c + columns, width))
 
 
-def join(parts: Sequence[Tensor], batch: int, height: int, width: int, chunk: int) -> Tensor:
+def join(parts: Sequence[Tensor], batch: int, height: int, width: int, chunk: int, *, square: bool = False) -> Tensor:
     """Put the pixels of all tiles, (P, C) each, back on the grid without writing in place, for autograd.
 
     :returns: (B, H, W, C).
     """
     rows: list[Tensor] = []
     line: list[Tensor] = []
-    for (_, r, c), part in zip(tiles(batch, height, width, chunk), parts, strict=True):
+    for (_, r, c), part in zip(tiles(batch, height, width, chunk, square=square), parts, strict=True):
         line.append(part.reshape(r.stop - r.start, c.stop - c.start, -1))
         if c.stop == width:
             rows.append(torch.cat(line, 1))

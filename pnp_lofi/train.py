@@ -124,7 +124,7 @@ def train(
     Source: arXiv 2411.04995, section VII (objects x pixels; there Adam 1e-4, one sigma).
     """
     state = Path(f"{out}.state")
-    run = _Run(model, batches, settings)
+    run = _Run(model, batches, settings, about or {})
     if resume:
         run.load(state)
     figures: dict[str, float] = {}
@@ -136,8 +136,8 @@ def train(
             bar.update()
             if run.step % 20 == 0 or run.step == settings.steps:
                 figures = {"loss": float(loss), "psnr": float(psnr)}
-                _report(bar, figures, settings)
-            if run.step % keep_every == 0 or interrupted():
+                _report(bar, figures, run.pixels)
+            if run.step % keep_every == 0 or run.step == settings.steps or interrupted():
                 run.save(state)
             if interrupted():
                 raise KeyboardInterrupt
@@ -160,8 +160,12 @@ def train(
 class _Run:
     """What changes during training: weights, Adam's moments, random generator, step."""
 
-    def __init__(self, model: LoFi | SharedLoFi, batches: Batch, settings: TrainSettings) -> None:
+    def __init__(
+        self, model: LoFi | SharedLoFi, batches: Batch, settings: TrainSettings, about: dict[str, Any]
+    ) -> None:
         self.model, self.batches, self.settings = model, batches, settings
+        self.images = {key: about[key] for key in ("trained_on", "crop") if key in about}
+        self.pixels = 0  # of a step
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, 0.99))
         self.step = 0
@@ -183,6 +187,7 @@ class _Run:
             index = torch.randint(height * width, (objects, s.pixels), generator=g)
             target = clean.flatten(2).gather(2, index[:, None].expand(-1, channels, -1)).transpose(1, 2)
             error = self.model.at_pixels(noisy, index, sigma, compute_dtype=low) - target
+        self.pixels = error.numel() // channels
         loss = (error.abs().flatten(1).mean(1) / sigma**s.weight).mean()
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower lr (now {s.lr})")
@@ -201,6 +206,7 @@ class _Run:
             tensors |= {f"adam.{number}.{name}": value for name, value in moments.items()}
         tensors["generator"] = self.generator.get_state()
         header = {"state": 1, "step": self.step, "settings": asdict(self.settings), "config": self.model.config}
+        header["images"] = self.images
         write_tensors(path, tensors, header)
 
     def load(self, path: Path) -> None:
@@ -211,7 +217,7 @@ class _Run:
         if not path.is_file():
             raise FileNotFoundError(f"nothing to resume: {path} does not exist; start without --resume")
         tensors, header = read_tensors(path)
-        mine = {"settings": asdict(self.settings), "config": self.model.config}
+        mine = {"settings": asdict(self.settings), "config": self.model.config, "images": self.images}
         for what, asked in mine.items():
             if header.get(what) != json.loads(json.dumps(asked)):
                 raise ValueError(
@@ -230,8 +236,8 @@ class _Run:
         self.step = header["step"]
 
 
-def _report(bar: tqdm, figures: dict[str, float], settings: TrainSettings) -> None:
-    pixels = (bar.format_dict["rate"] or 0) * settings.objects * settings.pixels
+def _report(bar: tqdm, figures: dict[str, float], pixels_a_step: int) -> None:
+    pixels = (bar.format_dict["rate"] or 0) * pixels_a_step
     text = f"loss {figures['loss']:.4f}, PSNR {figures['psnr']:.2f} dB, {pixels / 1e3:.0f}k pixels/s"
     bar.set_postfix_str(text, refresh=False)
 

@@ -5,6 +5,8 @@ from torch import Tensor
 
 CHUNK = 4096  # pixels worked on at once; sets the memory, not the result
 CHUNK_GPU = 1 << 17
+TAP_BYTES = 116  # of one of the 16 taps of a gathered point: positions, weights, indices, measured
+GATHERED = 512  # coordinates worked on at once on a CPU: their patches cost far more memory than windows do
 
 
 def check_image(q: Tensor, channels: int) -> None:

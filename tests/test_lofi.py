@@ -133,6 +133,18 @@ def test_bfloat16_is_close_and_leaves_the_dtype(tiny):
     assert float((low - full).norm() / (full - q).norm()) < 0.03
 
 
+@pytest.mark.parametrize("more", [{"ccpg": 1}, {"inr": True}])
+def test_positions_are_exact_in_a_low_precision_image(tiny, more):
+    """bfloat16 counts pixels up to 256 only."""
+    torch.manual_seed(0)
+    model = LoFi(rays=3, rings=3, radius=2, hidden=(6,), features=4, mixer=(5,), **more)
+    q = image(1, 1, 2, 600, dtype=torch.float32).bfloat16()
+    with torch.no_grad():
+        full, low = model(q.float(), 0.5), model(q, 0.5).float()
+    far = (low - full)[..., 300:].abs().mean()
+    assert float(far) < 1.5 * float((low - full)[..., :200].abs().mean())
+
+
 def test_plain_network_takes_no_sigma():
     torch.manual_seed(0)
     model = LoFi(2, 3, rays=3, rings=3, radius=2, hidden=(4,), features=3, mixer=(4,), residual=False,

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import linear, pad
 
-from pnp_lofi import LoFiPrior
+from pnp_lofi import LoFi, LoFiPrior
 from pnp_lofi.checkpoint import load_checkpoint, save_checkpoint
 from pnp_lofi.sampling import grid_coords
-from pnp_lofi.shared import SharedLoFi
+from pnp_lofi.shared import SharedLoFi, near
 from pnp_lofi.train import Crops, TrainSettings, train
 
 
@@ -200,3 +200,65 @@ def test_size_s_keeps_its_budget():
 
     m = SharedLoFi(**ARCHITECTURE)
     assert sum(p.numel() for p in m.parameters() if p.ndim > 1) <= 250_000
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["shared", "plain", "single"])
+def test_nan_is_not_swallowed(kind, dtype):
+    """Packed layers turn NaN into 0; what cannot be computed must be seen."""
+    torch.manual_seed(0)
+    small = {"rays": 3, "rings": 3, "radius": 2.0, "hidden": (6,), "features": 4, "mixer": (5,)}
+    m = network().float() if kind == "shared" else LoFi(**small, head="single" if kind == "single" else "multi")
+    q = image(1, 1, 30, 30).float()
+    broken = q.clone()
+    broken[0, 0, 15, 15] = float("nan")
+    with torch.no_grad():
+        assert bool(m(broken, 0.1, compute_dtype=dtype)[..., 13:18, 13:18].isnan().all())
+        list(m.parameters())[-1].fill_(float("inf"))
+        assert not bool(m(q, 0.1, compute_dtype=dtype).isfinite().any())
+
+
+def test_scattered_places_are_grouped():
+    points = 1000 * image(200, 2)
+    groups = near(points, 64)
+    assert torch.equal(torch.cat(groups).sort().values, torch.arange(200))
+    for group in groups:
+        size = points[group].amax(0) - points[group].amin(0) + 1
+        assert len(group) == 1 or (len(group) <= 64 and float(size.prod()) <= 1024)
+    m, q = network(), image(1, 1, 60, 50)
+    coords = image(40, 2, seed=5)
+    one_by_one = torch.cat([m.at(q, c[None], 0.1) for c in coords], 1)
+    torch.testing.assert_close(m.at(q, coords, 0.1, chunk=16), one_by_one, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(m.at(q, coords, 0.1), one_by_one, rtol=0, atol=1e-12)
+
+
+def test_at_takes_a_compute_dtype_and_other_dtypes():
+    m, q, coords = network().float(), image(1, 1, 20, 20).float() + 50, image(9, 2)
+    full = m.at(q, coords, 0.1)
+    low = m.at(q, coords, 0.1, compute_dtype=torch.bfloat16)
+    assert low.dtype == torch.float32 and float((low - full).detach().abs().max()) < 0.02
+    torch.testing.assert_close(m.at(q.double(), coords, 0.1).float(), full, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("q", "sigma", "message"),
+    [
+        (torch.rand(1, 1, 8, 30), torch.tensor(0.1), "nothing is inside 8 x 30"),
+        (torch.rand(2, 1, 30, 30), torch.tensor([0.1, 0.2]), r"\(2, 1, 1, 1\) or a map"),
+    ],
+)
+def test_interior_refuses(q, sigma, message):
+    with pytest.raises(ValueError, match=message):
+        network().float().interior(q, sigma)
+
+
+def test_places_must_be_finite():
+    with pytest.raises(ValueError, match="finite"):
+        network().at(image(1, 1, 9, 9), torch.tensor([[0.5, float("nan")]]), 0.1)
+
+
+def test_no_images_no_answer():
+    m = network()
+    assert m(image(0, 1, 9, 9), 0.1).shape == (0, 1, 9, 9)
+    assert m.at(image(1, 1, 9, 9), torch.rand(0, 2), 0.1).shape == (1, 0, 1)
