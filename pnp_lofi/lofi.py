@@ -166,9 +166,9 @@ class LoFi(nn.Module):
         """
         check_image(q, self.in_channels)
         dtype = compute_dtype or q.dtype
-        chunk = self._chunk(q, dtype, chunk, max_memory)
-        own_grid = shape is None or tuple(shape) == tuple(q.shape[-2:])
-        if self._moves or not own_grid:
+        gathered = self._moves or (shape is not None and tuple(shape) != tuple(q.shape[-2:]))
+        chunk = self._chunk(q, dtype, chunk, max_memory, gathered=gathered)
+        if gathered:
             height, width = shape or (q.shape[-2], q.shape[-1])
             where = torch.cartesian_prod(*(torch.arange(n, device=q.device) for n in (height, width)))
             pixels = self._chunked(q, where[None], (height, width), sigma, dtype, chunk)
@@ -410,11 +410,10 @@ class LoFi(nn.Module):
         return offsets[..., ray * self.rings + ring, :]
 
     def _chunk(
-        self, q: Tensor, dtype: torch.dtype, chunk: int | None, max_memory: float | None, *, gathered: bool = False
+        self, q: Tensor, dtype: torch.dtype, chunk: int | None, max_memory: float | None, *, gathered: bool
     ) -> int:
         """Pixels worked on at once."""
         fixed = FILTER_COPIES * self.seen_channels * q[:, :1].nbytes if self.filter is not None else 0
-        gathered = gathered or self._moves
         each = self.bytes_per_pixel(q, dtype, gathered=gathered)
         default = GATHERED if gathered else CHUNK
         return pixels_at_once(q.device, chunk, max_memory, each, fixed=fixed, default=default)
