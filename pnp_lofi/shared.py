@@ -170,16 +170,16 @@ class SharedLoFi(nn.Module):
         each = self.bytes_per_pixel(dtype, gathered=True)
         chunk = pixels_at_once(q.device, chunk, max_memory, each, default=GATHERED)
         points = positions(coords.to(torch.promote_types(coords.dtype, q.dtype)), size).expand(len(q), -1, 2)
-        out = q.new_zeros(len(q), points.shape[1], self.out_channels)
+        out, items = q.new_empty(len(q), points.shape[1], self.out_channels), []
         for b in range(len(q)):
-            here = noise if noise.ndim == 0 else noise[b : b + 1]
-            for index in near(points[b].detach(), chunk):
-                found = self._at(q[b : b + 1], points[b, index], here, dtype)
-                if torch.is_grad_enabled():
-                    out = out.index_put((torch.tensor(b, device=q.device), index), found)
-                else:
-                    out[b, index] = found
-        return out
+            here, groups = noise if noise.ndim == 0 else noise[b : b + 1], near(points[b].detach(), chunk)
+            answers = (self._at(q[b : b + 1], points[b, index], here, dtype) for index in groups)
+            if torch.is_grad_enabled() and groups:  # autograd would copy the whole for each group written into it
+                items.append(torch.cat(list(answers))[torch.cat(groups).argsort()])
+            else:
+                for index, answer in zip(groups, answers, strict=True):
+                    out[b, index] = answer
+        return torch.stack(items) if items else out
 
     def at_pixels(
         self, q: Tensor, index: Tensor, sigma: float | Tensor, *, compute_dtype: torch.dtype | None = None
