@@ -1,23 +1,21 @@
 """Radio interferometry: a non-uniform discrete Fourier transform."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from deepinv.physics import GaussianNoise, LinearPhysics, ZeroNoise
 from torch import Tensor
 
-from pnp_lofi.cg import CGInfo, check_alpha, damped_solve, linear_map, operator_norm
 from pnp_lofi.nonuniform import Shape, by_cufinufft, by_finufft, by_torchkbnufft, fft_size
+from pnp_lofi.operators.base import REAL_TO_COMPLEX, Operator, checked_shape
 
 SLACK = 1e-5  # published coordinates at +-pi are off by a float32 rounding
 KERNEL_EPS = 1e-12  # of the Toeplitz kernel, which is computed once
 EPS = {torch.complex64: 1e-6, torch.complex128: 1e-12}
-REAL_TO_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
-class NUFFT(LinearPhysics):
+class NUFFT(Operator):
     """Visibilities of an image, A = W^1/2 A0 with
 
         (A0 x)_k = (HW)^-1/2 sum x[r, c] exp(-i (uv[0, k] (r - H//2) + uv[1, k] (c - W//2))).
@@ -41,6 +39,9 @@ class NUFFT(LinearPhysics):
     Source: Barnett et al. 2019 (finufft); Wajer and Pruessmann 2001 (the normal operator); arXiv 2411.04995.
     """
 
+    geometry: ClassVar[tuple[str, ...]] = ("uv", "weights")
+    mend_nan: ClassVar[str] = "give those visibilities weight zero and call op.whiten, or drop them"
+
     def __init__(
         self,
         img_size: Sequence[int],
@@ -55,97 +56,26 @@ class NUFFT(LinearPhysics):
         max_iter: int = 100,
         tol: float = 1e-5,
     ) -> None:
-        shape = _checked_shape(img_size)
+        shape = checked_shape(img_size)
         uv, weights = _checked_geometry(uv, weights)
-        _check_options(sigma, backend, eps, chunk)
-        # deepinv puts sigma / sqrt(2) on each component of complex data
-        noise = ZeroNoise() if sigma is None else GaussianNoise(sigma=float(sigma) * 2**0.5)
-        super().__init__(img_size=(1, *shape), noise_model=noise, max_iter=max_iter, tol=tol, device=uv.device)
+        _check_options(backend, eps, chunk)
+        super().__init__(
+            ("batch", "channel", *shape),
+            ("batch", "channel", uv.shape[1]),
+            sigma=sigma,
+            complex_images=not real,
+            complex_data=True,
+            max_iter=max_iter,
+            tol=tol,
+            device=uv.device,
+        )
         self.shape, self.backend, self.eps, self.chunk, self.real = shape, backend, eps, chunk, real
-        self.sigma = None if sigma is None else float(sigma)
         self.register_buffer("uv", uv)
         self.register_buffer("weights", weights)
-        self._spectra: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        self._norm: float | None = None
+        self._forget()
 
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Visibilities.
-
-        :param torch.Tensor x: (B, C, H, W), float32 or float64 (complex where ``real=False``).
-        :returns: (B, C, M) complex.
-        :raises ValueError: for another shape or device; TypeError for another dtype.
-        """
-        self._check_image(x)
-        return linear_map(x, self._forward, self._backward)
-
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        """A^H y, its real part where images are real.
-
-        :param torch.Tensor y: (B, C, M) complex, whitened.
-        :returns: (B, C, H, W).
-        :raises ValueError: for another shape or device, NaN or inf; TypeError for another dtype.
-        """
-        self._check_data(y)
-        return linear_map(y, self._backward, self._forward)
-
-    def A_adjoint_A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """A^H A x as a convolution; with the backend "kb" as A, then A^H."""
-        self._check_image(x)
-        if self.backend == "kb":
-            return self.A_adjoint(self.A(x))
-        return self._convolve(x)
-
-    def A_dagger(self, y: Tensor, *, max_iter: int | None = None, tol: float | None = None, **kwargs: Any) -> Tensor:
-        """Least squares: conjugate gradients on A^H A x = A^H y from zero, hence towards the solution of smallest norm.
-
-        Where frequencies are missing the iteration count acts as the regularisation.
-        """
-        tol, max_iter = self.tol if tol is None else tol, max_iter or self.max_iter
-        return damped_solve(self.A_adjoint_A, self.A_adjoint(y), 0.0, tol=tol, max_iter=max_iter)[0]
-
-    def prox_l2(
-        self,
-        z: Tensor | float | None,
-        y: Tensor,
-        gamma: float | Tensor,
-        *,
-        max_iter: int | None = None,
-        tol: float | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - z||^2 by conjugate gradients from z. The operator is not changed.
-
-        :param torch.Tensor z: (B, C, H, W), or a number for a flat image; None is zero.
-        :param float gamma: > 0, or a tensor with one number per item.
-        """
-        backprojection = self.A_adjoint(y)
-        if not isinstance(z, Tensor):
-            z = torch.full_like(backprojection, 0.0 if z is None else float(z))
-        alpha = 1 / gamma
-        if isinstance(alpha, Tensor):
-            alpha = alpha.to(z.device, z.real.dtype).reshape(-1, 1, 1, 1)
-        tol, max_iter = self.tol if tol is None else tol, max_iter or self.max_iter
-        return damped_solve(self.A_adjoint_A, backprojection + alpha * z, alpha, z, tol=tol, max_iter=max_iter)[0]
-
-    def solve_normal(
-        self, rhs: Tensor, alpha: float, init: Tensor | None = None, *, tol: float = 1e-5, max_iter: int = 50
-    ) -> tuple[Tensor, CGInfo]:
-        """(A^H A + alpha)^-1 b by conjugate gradients; differentiable in b.
-
-        :param torch.Tensor rhs: b, (B, C, H, W).
-        :param torch.Tensor init: where to start.
-        :raises ValueError: if alpha is negative or not finite.
-        """
-        check_alpha(alpha)
-        return damped_solve(self.A_adjoint_A, rhs, alpha, init, tol=tol, max_iter=max_iter)
-
-    @property
-    def norm(self) -> float:
-        """L, the largest eigenvalue of A^H A; computed once."""
-        if self._norm is None:
-            dtype = torch.float32 if self.real else torch.complex64
-            self._norm = operator_norm(self, torch.empty((1, 1, *self.shape), dtype=dtype, device=self.uv.device))
-        return self._norm
+    def _normal(self, x: Tensor) -> Tensor:
+        return self._backward(self._forward(x)) if self.backend == "kb" else self._convolve(x)
 
     def whiten(self, vis: Tensor) -> Tensor:
         """W^1/2 vis; zero where the weight is, whatever vis holds there.
@@ -180,30 +110,8 @@ class NUFFT(LinearPhysics):
         :param tuple size: (rows, columns); default the image's, CLEAN wants twice that.
         :returns: (rows, columns).
         """
-        shape = self.shape if size is None else _checked_shape(size)
+        shape = self.shape if size is None else checked_shape(size)
         return (self._kernel(shape) / self._total_weight()).to(dtype)
-
-    def adjointness_test(
-        self,
-        u: Tensor | None = None,
-        img_size: tuple[int, ...] | None = None,
-        num_samples: int = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """deepinv's test with the inner product Re<., .>, under which a real image has an adjoint.
-
-        :returns: |Re<v, A u> - Re<A^H v, u>| relative to |Re<v, A u>|, root mean square over the samples.
-        """
-        size = tuple(u.shape[1:]) if u is not None else img_size or self.img_size
-        dtype = dtype or (u.dtype if u is not None else torch.float32 if self.real else torch.complex64)
-        u = torch.randn((num_samples, *size), dtype=dtype, device=device or self.uv.device)
-        Au = self.A(u)
-        v = torch.randn_like(Au)
-        left = (v.conj() * Au).real.flatten(1).sum(1)
-        right = (self.A_adjoint(v).conj() * u).real.flatten(1).sum(1)
-        return (left - right).square().mean().sqrt() / left.square().mean().sqrt()
 
     # ---- the transforms ----------------------------------------------------------------------------------
 
@@ -276,31 +184,11 @@ class NUFFT(LinearPhysics):
 
     # ---- bookkeeping -------------------------------------------------------------------------------------
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "NUFFT":
-        kept = {name: self._buffers[name] for name in ("uv", "weights") if self._buffers.get(name) is not None}
-        super()._apply(fn, recurse)
-        for name, old in kept.items():
-            if self._buffers[name].dtype != torch.float64:  # .float() and .half() are for networks around us
-                self._buffers[name] = old.to(self._buffers[name].device)
-        self.__dict__.setdefault("_spectra", {}).clear()
-        return self
+    def _forget(self) -> None:
+        self._spectra: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def _total_weight(self) -> float:
         return float(self.uv.shape[1] if self.weights is None else self.weights.sum())
-
-    def _check_image(self, x: Tensor) -> None:
-        H, W = self.shape
-        if x.ndim != 4 or x.shape[-2:] != (H, W):
-            mend = "build the operator with the image's size, or resample the image"
-            if x.ndim < 4 and x.shape[-2:] == (H, W):
-                mend = "add the leading axes with x[None, None]" if x.ndim == 2 else "add the batch axis with x[None]"
-            raise ValueError(f"NUFFT expects x of shape (batch, channel, {H}, {W}), got {tuple(x.shape)}; {mend}")
-        allowed = tuple(REAL_TO_COMPLEX) if self.real else tuple(EPS)
-        if x.dtype not in allowed:
-            mend = "pass x.real, or build the operator with real=False" if x.is_complex() else "use x.float()"
-            mend = mend if self.real else "use x.to(torch.complex64), or build the operator with real=True"
-            raise TypeError(f"NUFFT(real={self.real}) expects x of dtype {allowed}, got {x.dtype}; {mend}")
-        self._check_device(x, "x")
 
     def _check_length(self, y: Tensor) -> None:
         M = self.uv.shape[1]
@@ -309,29 +197,10 @@ class NUFFT(LinearPhysics):
 
     def _check_data(self, y: Tensor) -> None:
         self._check_length(y)
-        if y.ndim != 3:
-            raise ValueError(
-                f"NUFFT expects y of shape (batch, channel, {self.uv.shape[1]}), got {tuple(y.shape)}; a single set of "
-                "visibilities is y[None, None]"
-            )
-        if y.dtype not in EPS:
-            raise TypeError(f"NUFFT expects y of dtype complex64 or complex128, got {y.dtype}; use y.to(complex64)")
-        self._check_device(y, "y")
-        if not bool(torch.isfinite(torch.view_as_real(y.detach().resolve_conj())).all()):
-            raise ValueError("y holds NaN or inf; give those visibilities weight zero and call op.whiten, or drop them")
-
-    def _check_device(self, data: Tensor, name: str) -> None:
-        if data.device != self.uv.device:
-            raise ValueError(f"{name} is on {data.device}, the operator on {self.uv.device}; move one with .to()")
+        super()._check_data(y)
 
 
 # ---- checks ----------------------------------------------------------------------------------------------
-
-
-def _checked_shape(size: Sequence[int]) -> Shape:
-    if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
-        raise ValueError(f"the image size must be (rows, columns), two positive integers, got {tuple(size)}")
-    return int(size[0]), int(size[1])
 
 
 def _checked_geometry(uv: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -364,9 +233,7 @@ def _checked_geometry(uv: Tensor, weights: Tensor | None) -> tuple[Tensor, Tenso
     return uv.contiguous(), weights.contiguous()
 
 
-def _check_options(sigma: float | None, backend: str, eps: float | None, chunk: int) -> None:
-    if sigma is not None and not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma must be finite and > 0, got {sigma}; leave it out for no noise")
+def _check_options(backend: str, eps: float | None, chunk: int) -> None:
     if backend not in ("finufft", "kb"):
         raise ValueError(f'backend must be "finufft" or "kb", got {backend!r}')
     if eps is not None and not 0 < eps < 1:

@@ -64,7 +64,13 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def conjugate_gradient(
-    normal: Linear, rhs: Tensor, init: Tensor | None = None, *, tol: float = 1e-5, max_iter: int = 50
+    normal: Linear,
+    rhs: Tensor,
+    init: Tensor | None = None,
+    *,
+    tol: float = 1e-5,
+    max_iter: int = 50,
+    precondition: Linear | None = None,
 ) -> tuple[Tensor, CGInfo]:
     """Solve N x = b for a self-adjoint N >= 0 that acts on each item of the batch alike.
 
@@ -75,6 +81,7 @@ def conjugate_gradient(
     :param torch.Tensor rhs: b, (B, ...), real or complex; the inner product is Re<., .>.
     :param torch.Tensor init: where to start, the shape of b; default zero.
     :param float tol: relative residual; int max_iter: steps at most.
+    :param Callable precondition: self-adjoint and positive, near N^-1; default the identity.
     :returns: x and a :class:`CGInfo`.
     :raises ValueError: if init does not have the shape of b.
     Source: Hestenes and Stiefel 1952.
@@ -88,8 +95,10 @@ def conjugate_gradient(
     else:
         x = torch.where(size.view(spread) == 0, torch.zeros_like(rhs), init.to(rhs.dtype))
         r = rhs - normal(x)
-    p, power, iterations = r.clone(), _dot(r, r), 0
-    active = power.sqrt() > tol * size
+    z = r if precondition is None else precondition(r)
+    p, power, iterations = z.clone(), _dot(r, z), 0
+    square = power if precondition is None else _dot(r, r)
+    active = square.sqrt() > tol * size
     while iterations < max_iter and bool(active.any()):
         q = normal(p)
         curvature = _dot(p, q)
@@ -97,11 +106,13 @@ def conjugate_gradient(
         step = torch.where(active, power / curvature, 0).to(x.dtype).view(spread)
         x.addcmul_(p, step)
         r.addcmul_(q, -step)
-        new = torch.where(active, _dot(r, r), power)
-        p.mul_(torch.where(active, new / power, 0).view(spread)).add_(r)
-        active = active & (new.sqrt() > tol * size)
+        z = r if precondition is None else precondition(r)
+        new = torch.where(active, _dot(r, z), power)
+        p.mul_(torch.where(active, new / power, 0).to(x.dtype).view(spread)).add_(z)
+        square = torch.where(active, new if precondition is None else _dot(r, r), square)
+        active = active & (square.sqrt() > tol * size)
         power, iterations = new, iterations + 1
-    residual = power.sqrt() / torch.where(size > 0, size, 1)
+    residual = square.sqrt() / torch.where(size > 0, size, 1)
     return x, CGInfo(iterations, residual, bool((residual <= tol).all()))
 
 
@@ -113,10 +124,12 @@ def damped_solve(
     *,
     tol: float = 1e-5,
     max_iter: int = 50,
+    precondition: Linear | None = None,
 ) -> tuple[Tensor, CGInfo]:
     """(N + alpha)^-1 b by conjugate gradients; differentiable in b by a second solve (implicitly).
 
     :param float alpha: >= 0, or a tensor that broadcasts against b.
+    :param Callable precondition: self-adjoint and positive, near (N + alpha)^-1.
     """
     infos: list[CGInfo] = []
 
@@ -125,16 +138,17 @@ def damped_solve(
 
     def solve(b: Tensor) -> Tensor:
         start = init if not infos else None  # the first call is ours, later ones are gradients
-        x, info = conjugate_gradient(damped, b, start, tol=tol, max_iter=max_iter)
+        x, info = conjugate_gradient(damped, b, start, tol=tol, max_iter=max_iter, precondition=precondition)
         infos.append(info)
         return x
 
     return linear_map(rhs, solve, solve), infos[0]
 
 
-def check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float | Tensor) -> None:
     """:raises ValueError: unless alpha is finite and >= 0."""
-    if not (math.isfinite(alpha) and alpha >= 0):
+    fine = torch.as_tensor(alpha)
+    if not bool((torch.isfinite(fine) & (fine >= 0)).all()):
         raise ValueError(f"alpha must be finite and >= 0, got {alpha}; it is sigma_n^2 / sigma_d^2")
 
 

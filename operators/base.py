@@ -1,0 +1,286 @@
+"""What every operator of ours shares: checks, the normal equations, the norm, the geometry's precision."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from deepinv.physics import GaussianNoise, LinearPhysics, NoiseModel, ZeroNoise
+from torch import Tensor
+
+from pnp_lofi.cg import CGInfo, Linear, check_alpha, damped_solve, linear_map, operator_norm
+
+Shape = tuple[int, int]
+REAL_TO_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+class ConvergenceWarning(UserWarning):
+    """An iterative solve stopped before it reached its tolerance."""
+
+
+class Operator(LinearPhysics):
+    """A linear forward model y = A x with an exactly matched adjoint. Abstract: a model brings
+
+    - ``_forward(x)`` and ``_backward(y)``, A and A^H, which may run outside of autograd;
+    - optionally ``_normal(x)``, A^H A, and ``_inverse(b, alpha)``, (A^H A + alpha)^-1 b, where a closed form exists
+      (for alpha = 0 the pseudo-inverse), or ``_preconditioner(alpha)`` for conjugate gradients.
+
+    Inner products are Re<., .>: with real images the adjoint of complex data is the real part. The dtype follows the
+    image; the buffers named in ``geometry`` keep float64 when the operator is moved with ``.to(dtype)``.
+
+    :param tuple image_shape, data_shape: of x and y; a number is required, a name matches any number.
+    :param float sigma: noise per real component [units of y] that ``op(x)`` adds; None: none, or unknown.
+    :param NoiseModel noise_model: instead of sigma, a model of deepinv or one of ours.
+    :param bool complex_images, complex_data: what x and y are.
+    :param int max_iter, float tol: of ``A_dagger`` and ``prox_l2`` where conjugate gradients are needed.
+    :raises ValueError: if sigma is not finite and > 0.
+    """
+
+    geometry: ClassVar[tuple[str, ...]] = ()
+    closed_form: bool = False  # whether there is an _inverse; per instance where it depends on the geometry
+    mend_nan: ClassVar[str] = "replace those values before"
+
+    def __init__(
+        self,
+        image_shape: Sequence[int | str],
+        data_shape: Sequence[int | str],
+        *,
+        sigma: float | None = None,
+        noise_model: NoiseModel | None = None,
+        complex_images: bool = False,
+        complex_data: bool = False,
+        max_iter: int = 100,
+        tol: float = 1e-5,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if sigma is not None and not (math.isfinite(sigma) and sigma > 0):
+            raise ValueError(f"sigma must be finite and > 0, got {sigma}; leave it out for no noise")
+        if sigma is not None and noise_model is not None:
+            raise ValueError("pass sigma or noise_model, not both")
+        if noise_model is None:  # never deepinv's default, which all operators share
+            per_component = 2**0.5 if complex_data else 1.0  # deepinv puts sigma / sqrt(2) on each part of complex data
+            noise_model = ZeroNoise() if sigma is None else GaussianNoise(sigma=float(sigma) * per_component)
+        size = tuple(1 if isinstance(n, str) else n for n in image_shape[1:])
+        super().__init__(img_size=size, noise_model=noise_model, max_iter=max_iter, tol=tol, device=device)
+        self.image_shape, self.data_shape = tuple(image_shape), tuple(data_shape)
+        self.complex_images, self.complex_data = complex_images, complex_data
+        self.sigma = None if sigma is None else float(sigma)
+        self._norm: float | None = None
+
+    # ---- what a model brings -----------------------------------------------------------------------------
+
+    def _forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _backward(self, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return self._backward(self._forward(x))
+
+    def _inverse(self, rhs: Tensor, alpha: float | Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _preconditioner(self, alpha: float | Tensor) -> Linear | None:
+        return None
+
+    # ---- deepinv's LinearPhysics -------------------------------------------------------------------------
+
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """A x.
+
+        :param torch.Tensor x: image.
+        :raises ValueError: for another shape or device, NaN or inf; TypeError for another dtype.
+        """
+        self._check_image(x)
+        return linear_map(x, self._forward, self._backward)
+
+    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
+        """A^H y, the exact adjoint.
+
+        :param torch.Tensor y: data.
+        :raises ValueError: for another shape or device, NaN or inf; TypeError for another dtype.
+        """
+        self._check_data(y)
+        return linear_map(y, self._backward, self._forward)
+
+    def A_adjoint_A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """A^H A x, in the cheapest exact way."""
+        self._check_image(x)
+        return linear_map(x, self._normal, self._normal)
+
+    def A_dagger(self, y: Tensor, *, max_iter: int | None = None, tol: float | None = None, **kwargs: Any) -> Tensor:
+        """The least-squares image of smallest norm: in closed form, or by conjugate gradients on A^H A x = A^H y from
+        zero, where the iteration count acts as the regularisation.
+
+        Arguments of deepinv's solvers are ignored. Warns if the tolerance is not reached.
+        """
+        options = self._options(max_iter, tol)
+        x, info = self.solve_normal(self.A_adjoint(y), 0.0, **options)
+        return self._report(x, info, **options)
+
+    def prox_l2(
+        self,
+        z: Tensor | float | None,
+        y: Tensor,
+        gamma: float | Tensor,
+        *,
+        max_iter: int | None = None,
+        tol: float | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - z||^2: in closed form, or by conjugate gradients from z.
+
+        The operator is not changed; arguments of deepinv's solvers are ignored. Warns if the tolerance is not reached.
+
+        :param torch.Tensor z: image, or a number for a flat one; None is zero.
+        :param float gamma: > 0, or a tensor with one number per item.
+        :raises ValueError: if gamma is not > 0.
+        """
+        backprojection = self.A_adjoint(y)
+        if not isinstance(z, Tensor):
+            z = torch.full_like(backprojection, 0.0 if z is None else float(z))
+        self._check_image(z)
+        if isinstance(gamma, Tensor) and gamma.numel() > 1:
+            gamma = gamma.to(z.device, z.real.dtype).reshape(-1, 1, 1, 1)
+        if not bool(torch.as_tensor(gamma > 0).all()):
+            raise ValueError(f"gamma must be > 0, got {gamma}")
+        options = self._options(max_iter, tol)
+        x, info = self.solve_normal(backprojection + z / gamma, 1 / gamma, init=z, **options)
+        return self._report(x, info, **options)
+
+    def solve_normal(
+        self,
+        rhs: Tensor,
+        alpha: float | Tensor,
+        init: Tensor | None = None,
+        *,
+        tol: float = 1e-5,
+        max_iter: int = 50,
+    ) -> tuple[Tensor, CGInfo]:
+        """(A^H A + alpha)^-1 b: in closed form, or by conjugate gradients; differentiable in b.
+
+        alpha = 0 gives the pseudo-inverse in closed form; conjugate gradients reach it for b in the range of A^H A and
+        otherwise say that they did not converge.
+
+        :param torch.Tensor rhs: b, an image.
+        :param float alpha: >= 0, or a tensor (B, 1, 1, 1).
+        :param torch.Tensor init: where conjugate gradients start.
+        :raises ValueError: if alpha is negative or not finite.
+        """
+        check_alpha(alpha)
+        self._check_image(rhs)
+        if self.closed_form:
+            x = self._inverse(rhs, alpha)
+            return x, CGInfo(0, torch.zeros(len(rhs), dtype=rhs.real.dtype, device=rhs.device), True)
+        precondition = self._preconditioner(alpha)
+        return damped_solve(self.A_adjoint_A, rhs, alpha, init, tol=tol, max_iter=max_iter, precondition=precondition)
+
+    @property
+    def norm(self) -> float:
+        """L, the largest eigenvalue of A^H A; computed once."""
+        if self._norm is None:
+            dtype = torch.complex64 if self.complex_images else torch.float32
+            like = torch.empty((1, *self.img_size), dtype=dtype, device=self._device_holder.device)
+            self._norm = operator_norm(self, like)
+        return self._norm
+
+    def adjointness_test(
+        self,
+        u: Tensor | None = None,
+        img_size: tuple[int, ...] | None = None,
+        num_samples: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """deepinv's test with the inner product Re<., .>, under which a real image has an adjoint.
+
+        :returns: |Re<v, A u> - Re<A^H v, u>| relative to |Re<v, A u>|, root mean square over the samples.
+        """
+        size = tuple(u.shape[1:]) if u is not None else img_size or self.img_size
+        dtype = dtype or (u.dtype if u is not None else torch.complex64 if self.complex_images else torch.float32)
+        u = torch.randn((num_samples, *size), dtype=dtype, device=device or self._device_holder.device)
+        Au = self.A(u)
+        v = torch.randn_like(Au)
+        left = (v.conj() * Au).real.flatten(1).sum(1)
+        right = (self.A_adjoint(v).conj() * u).real.flatten(1).sum(1)
+        return (left - right).square().mean().sqrt() / left.square().mean().sqrt()
+
+    # ---- bookkeeping -------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Drop what was computed from the geometry for one device; called when the operator moves."""
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Operator":
+        kept = {name: self._buffers[name] for name in self.geometry if self._buffers.get(name) is not None}
+        super()._apply(fn, recurse)
+        for name, old in kept.items():
+            moved = self._buffers[name]
+            if old is not None and moved is not None and moved.dtype != old.dtype:
+                self._buffers[name] = old.to(moved.device)  # .float() and .half() are for networks around us
+        self._forget()
+        return self
+
+    def _options(self, max_iter: int | None, tol: float | None) -> dict[str, Any]:
+        return {"max_iter": max_iter or self.max_iter, "tol": self.tol if tol is None else tol}
+
+    def _report(self, x: Tensor, info: CGInfo, *, max_iter: int, tol: float) -> Tensor:
+        if not info.converged:
+            warnings.warn(
+                f"{type(self).__name__}: conjugate gradients stopped after {info.iterations} of {max_iter} steps at a "
+                f"relative residual of {float(info.residual.max()):.1e}, wanted {tol:.1e}; raise max_iter or tol",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return x
+
+    def _check_image(self, x: Tensor) -> None:
+        self._check(x, "x", self.image_shape, self.complex_images)
+
+    def _check_data(self, y: Tensor) -> None:
+        self._check(y, "y", self.data_shape, self.complex_data)
+
+    def _check(self, t: Tensor, name: str, shape: tuple[int | str, ...], complex_valued: bool) -> None:
+        """:raises ValueError, TypeError: unless t is what the operator takes."""
+        what = type(self).__name__
+        if len(t.shape) != len(shape) or any(
+            isinstance(n, int) and n != m for n, m in zip(shape, t.shape, strict=True)
+        ):
+            expected = ", ".join(str(n) for n in shape)
+            raise ValueError(
+                f"{what} expects {name} of shape ({expected}), got {tuple(t.shape)}; {_mend(t, name, shape)}"
+            )
+        allowed = tuple(REAL_TO_COMPLEX.values() if complex_valued else REAL_TO_COMPLEX)
+        if t.dtype not in allowed:
+            mend = (
+                f"use {name}.to({str(allowed[0]).removeprefix('torch.')})" if complex_valued else f"use {name}.float()"
+            )
+            if t.is_complex() and not complex_valued:
+                mend = f"pass {name}.real"
+            names = " or ".join(str(d).removeprefix("torch.") for d in allowed)
+            raise TypeError(f"{what} expects {name} of dtype {names}, got {t.dtype}; {mend}")
+        here = self._device_holder.device
+        if t.device != here:
+            raise ValueError(f"{name} is on {t.device}, the operator on {here}; move one with .to()")
+        if not bool(torch.isfinite(t.detach()).all()):
+            raise ValueError(f"{name} holds NaN or inf; {self.mend_nan}")
+
+
+def _mend(t: Tensor, name: str, shape: tuple[int | str, ...]) -> str:
+    missing = len(shape) - t.ndim
+    tail = shape[max(missing, 0) :]
+    fits = all(isinstance(n, str) or n == m for n, m in zip(tail, t.shape, strict=False))
+    if missing in (1, 2) and fits:
+        return (
+            f"add the leading axes with {name}[None, None]" if missing == 2 else f"add the batch axis with {name}[None]"
+        )
+    return "build the operator for this size, or resample"
+
+
+def checked_shape(size: Sequence[int]) -> Shape:
+    """:raises ValueError: unless size is (rows, columns), two positive integers."""
+    if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
+        raise ValueError(f"the image size must be (rows, columns), two positive integers, got {tuple(size)}")
+    return int(size[0]), int(size[1])
