@@ -40,10 +40,12 @@ def dft(shape: tuple[int, int], uv: Tensor, weights: Tensor | None = None) -> Te
 class Row:
     name: str
     shape: tuple[int, int]
-    build: Callable[[], LinearPhysics]
-    matrix: Callable[[], Tensor]
+    build: Callable[..., LinearPhysics]  # takes sigma=
+    matrix: Callable[[], Tensor]  # acts on one channel's pixels, or on all channels together where channels == 1
     complex_image: bool = False
     accuracy: float = 1e-11  # against the definition, float64
+    channels: int = 3  # of the images that it is tried with
+    noisy: Callable[[Tensor], Tensor] = lambda y: y  # the data that get noise
 
 
 def nufft(
@@ -51,14 +53,20 @@ def nufft(
 ) -> Row:
     w = weights_of(M) if weighted else None
     return Row(
-        name, shape, lambda: NUFFT(shape, uv_of(M), w, **options), lambda: dft(shape, uv_of(M), w),
+        name, shape, lambda **noise: NUFFT(shape, uv_of(M), w, **options, **noise), lambda: dft(shape, uv_of(M), w),
         not options.get("real", True), accuracy,
     )  # fmt: skip
 
 
 MASK = random_mask((6, 6), 0.6, seed=2)
 ROWS = [
-    Row("mask", (6, 6), lambda: Mask(MASK), lambda: torch.diag(MASK.flatten().double())),
+    Row(
+        "mask",
+        (6, 6),
+        lambda **noise: Mask(MASK, **noise),
+        lambda: torch.diag(MASK.flatten().double()),
+        noisy=lambda y: y[..., MASK],
+    ),
     nufft("nufft", (6, 6)),
     nufft("nufft-odd-rectangle", (5, 8), weighted=False),
     nufft("nufft-one-row", (1, 7)),
@@ -70,9 +78,9 @@ ROWS = [
 each = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
-def random_image(row: Row, *, batch: int = 2, channels: int = 3, seed: int = 5, dtype=torch.float64) -> Tensor:
+def random_image(row: Row, *, batch: int = 2, seed: int = 5, dtype=torch.float64) -> Tensor:
     dtype = dtype.to_complex() if row.complex_image else dtype
-    return torch.randn(batch, channels, *row.shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(batch, row.channels, *row.shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def random_data(like: Tensor, seed: int = 6) -> Tensor:
@@ -103,9 +111,10 @@ def relative(a: Tensor, b: Tensor) -> float:
 def test_equals_the_matrix(row: Row) -> None:
     op, x = row.build(), random_image(row)
     y = op.A(x)
-    assert relative(y.reshape(2, 3, -1), dense(row, x)) < row.accuracy
+    assert relative(y.reshape(2, row.channels, -1), dense(row, x)) < row.accuracy
     v = random_data(y)
-    expected = (v.flatten(2) @ row.matrix().conj().to(v.dtype)).reshape(x.shape)
+    flat = v.reshape(2, row.channels, -1)
+    expected = (flat @ row.matrix().conj().to(v.dtype)).reshape(x.shape)
     assert relative(op.A_adjoint(v), expected if row.complex_image else expected.real) < row.accuracy
     expected = (x.flatten(2) @ dense_normal(row).T).reshape(x.shape)
     assert relative(op.A_adjoint_A(x), expected) < row.accuracy
@@ -131,9 +140,9 @@ def test_linear(row: Row) -> None:
 @each
 def test_batch_is_a_loop(row: Row) -> None:
     op, x = row.build(), random_image(row)
-    loop = torch.stack([torch.cat([op.A(x[b : b + 1, c : c + 1])[:, 0] for c in range(3)]) for b in range(2)])
-    torch.testing.assert_close(op.A(x), loop, rtol=1e-10, atol=1e-10)
-    noncontiguous = x.transpose(0, 1)
+    loop = [torch.cat([op.A(x[b : b + 1, c : c + 1]) for c in range(row.channels)], 1) for b in range(2)]
+    torch.testing.assert_close(op.A(x), torch.cat(loop), rtol=1e-10, atol=1e-10)
+    noncontiguous = random_image(row, batch=3).flip(0)[1:].mT.contiguous().mT
     torch.testing.assert_close(op.A(noncontiguous), op.A(noncontiguous.contiguous()))
 
 
@@ -151,7 +160,7 @@ def test_dtype_follows_the_image(row: Row, dtype: torch.dtype) -> None:
 def test_moving_keeps_the_geometry(row: Row) -> None:
     x = random_image(row)
     for op in (row.build().to(torch.float64), row.build().float(), row.build().half()):
-        assert relative(op.A(x).flatten(2), dense(row, x)) < row.accuracy
+        assert relative(op.A(x).reshape(2, row.channels, -1), dense(row, x)) < row.accuracy
     copy = row.build()
     copy.load_state_dict(row.build().state_dict())
     torch.testing.assert_close(copy.A(x), row.build().A(x))
@@ -160,7 +169,7 @@ def test_moving_keeps_the_geometry(row: Row) -> None:
 @each
 def test_gradients(row: Row) -> None:
     op = row.build()
-    x = random_image(row, batch=1, channels=1).requires_grad_()
+    x = random_image(row, batch=1)[:, :1].requires_grad_()
     y = random_data(op.A(x)).requires_grad_()
     for function, point in ((op.A, x), (op.A_adjoint, y), (op.A_adjoint_A, x)):
         assert torch.autograd.gradcheck(function, point, fast_mode=True)
@@ -236,19 +245,18 @@ def test_norm(row: Row) -> None:
 
 @each
 def test_noise_is_per_real_component(row: Row) -> None:
-    sigma, kind = 0.3, type(row.build())
-    assert row.build().sigma is None
-    op = Mask(MASK, sigma=sigma) if kind is Mask else NUFFT(row.shape, uv_of(20000), sigma=sigma)
+    op = row.build(sigma=0.3)
+    assert op.sigma == 0.3 and row.build().sigma is None
+    x = random_image(row, batch=1, dtype=torch.float32).expand(300, -1, -1, -1)
     torch.manual_seed(1)
-    x = torch.zeros(200 if kind is Mask else 1, 1, *row.shape)
-    y = op(x)
-    assert op.sigma == sigma
-    parts = torch.view_as_real(y).unbind(-1) if y.is_complex() else [y[..., MASK]]
+    noise = op(x) - op.A(x)
+    kept = row.noisy(noise)
+    parts = torch.view_as_real(kept).unbind(-1) if kept.is_complex() else [kept]
     for part in parts:
-        assert float(part.std()) == pytest.approx(sigma, rel=0.03)
-    if kind is Mask:
-        assert not op(x)[..., ~MASK].any()
-    assert not row.build()(random_image(row, dtype=torch.float32) * 0).any()  # and none where sigma is not given
+        assert float(part.std()) == pytest.approx(0.3, rel=0.03)
+        assert float(part.mean()) == pytest.approx(0, abs=0.01)
+    assert (noise != 0).sum() == (kept != 0).sum()
+    torch.testing.assert_close(row.build()(x), op.A(x))  # and none where sigma is not given
 
 
 def test_mask_never_looks_outside() -> None:

@@ -38,7 +38,7 @@ CASES: list[Case] = [
     (lambda: Mask(MASK, sigma=0.0), ValueError, "sigma must be finite and > 0, got 0.0"),
     (lambda: Mask(MASK, sigma=math.nan), ValueError, "sigma must be finite and > 0, got nan"),
     # images that do not fit it
-    (lambda: Mask(MASK).A(X[..., :5]), ValueError, r"Mask expects x of shape \(batch, channel, 6, 6\), got \(2, 1, 6, 5\); build"),
+    (lambda: Mask(MASK).A(X[..., :5]), ValueError, r"x of shape \(batch, channel, 6, 6\), got \(2, 1, 6, 5\); build"),
     (lambda: Mask(MASK).A(X[0, 0]), ValueError, r"got \(6, 6\); add the leading axes with x\[None, None\]"),
     (lambda: Mask(MASK).A(X[0]), ValueError, r"add the batch axis with x\[None\]"),
     (lambda: Mask(torch.ones(3, 6, 6)).A(X), ValueError, r"shape \(batch, 3, 6, 6\), got \(2, 1, 6, 6\)"),
