@@ -1,0 +1,144 @@
+"""Computed tomography with a fan of rays from a point onto a flat detector."""
+
+import functools
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pnp_lofi.fbp import parker, ramp_filter, view_weights
+from pnp_lofi.operators.base import Shape
+from pnp_lofi.operators.projector import Projector, check_length
+from pnp_lofi.rays import footprint
+
+FULL = 0.98  # of a turn: from here on a scan is a whole turn
+
+
+class FanBeam(Projector):
+    """Fan-beam projection with a flat detector. At the angle b the source stands at -SO d, the detector's element u at
+    (SD - SO) d + u e, with e = (cos b, sin b) and d = (-sin b, cos b): at u = 0 the ray of :class:`Radon`.
+
+    :param tuple shape: (H, W).
+    :param angles: (A,) [rad] of the views; an integer: so many even ones in [0, 2 pi).
+    :param float source_origin: SO, source to axis of rotation. float source_detector: SD, source to detector.
+    :param int detectors: D; default as many as see the whole image.
+    :param float spacing: of the detectors on the detector; default ``pixel_size`` magnified by SD / SO.
+    :param float offset: of the middle of the detector.
+    :param options: ``centre``, ``pixel_size``, ``sigma``, ``noise_model``, ``backend``, ``max_memory``, ``max_iter``,
+        ``tol``: see :class:`pnp_lofi.operators.projector.Projector`.
+    :raises ValueError: if the source would stand inside the image, or nearer to the detector than to the axis.
+    Source: Kak and Slaney, Principles of Computerized Tomographic Imaging, section 3.4.2.
+    """
+
+    arc: ClassVar[float] = 2 * math.pi
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        angles: Tensor | Sequence[float] | int,
+        *,
+        source_origin: float,
+        source_detector: float,
+        detectors: int | None = None,
+        spacing: float | None = None,
+        pixel_size: float = 1.0,
+        **options: Any,
+    ) -> None:
+        check_length(source_origin, "source_origin")
+        check_length(source_detector, "source_detector")
+        radius = math.hypot(*shape) / 2 * pixel_size
+        if source_origin <= radius or source_detector < source_origin:
+            raise ValueError(
+                f"expected an image of radius {radius:g} < source_origin <= source_detector, got {source_origin:g} and "
+                f"{source_detector:g}; are they in the unit of pixel_size ({pixel_size:g})?"
+            )
+        magnification = source_detector / source_origin
+        spacing = pixel_size * magnification if spacing is None else spacing
+        if detectors is None:
+            half = source_detector * radius / math.sqrt(source_origin**2 - radius**2)
+            detectors = math.ceil(2 * half / spacing - 1e-9)
+        super().__init__(shape, angles, detectors, spacing=spacing, pixel_size=pixel_size, **options)
+        self.source_origin, self.source_detector = float(source_origin), float(source_detector)
+
+    @property
+    def at_centre(self) -> float:
+        """Spacing of the rays at the axis of rotation [pixel]."""
+        return self.spacing * self.source_origin / self.source_detector / self.pixel_size
+
+    def lines(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """theta = b - g [rad] and s = SO sin g [pixel] with tan g = u / SD, (A, D) each."""
+        gamma = self._fan(angles.device)
+        s = self.source_origin / self.pixel_size * gamma.sin()
+        return angles[:, None] - gamma, s.expand(len(angles), -1)
+
+    def fbp(self, y: Tensor, *, filter: str = "ramp", cutoff: float = 1.0) -> Tensor:
+        """Weighted filtered backprojection, linear in y. Scans shorter than a turn get Parker's weights.
+
+        :param torch.Tensor y: (B, C, A, D).
+        :param str filter: "ramp", "shepp-logan", "cosine", "hamming" or "hann".
+        :param float cutoff: where the filter ends, as a fraction of the Nyquist frequency.
+        :returns: (B, C, H, W).
+        :raises ValueError: for an unknown filter or a cut-off out of range.
+        Warns if the views cover less than half a turn and the fan, from which no image is complete.
+        Source: Kak and Slaney, equations 3.97 to 3.101; Parker 1982.
+        """
+        self._check_data(y)
+        gamma = self._fan(self.angles.device)
+        spacing = self.spacing * self.source_origin / self.source_detector
+        weights = gamma.cos() * self._redundancy(gamma) * view_weights(self.angles, 2 * math.pi)[:, None]
+        q = ramp_filter(y * weights.to(y.dtype), spacing, filter, cutoff)
+        weigh = functools.partial(
+            _interpolate,
+            shape=self.shape,
+            centre=self.centre,
+            spacing=self.at_centre,
+            source=self.source_origin / self.pixel_size,
+        )
+        return self._smear(q.flatten(0, 1).flatten(1), weigh).view(*y.shape[:2], *self.shape)
+
+    def _fan(self, device: torch.device) -> Tensor:
+        """(D,) angles of the rays in the fan [rad]."""
+        return torch.atan(self.positions(device) / self.source_detector)
+
+    def _redundancy(self, gamma: Tensor) -> Tensor:
+        """How much of each line's two measurements a ray stands for, (A, D)."""
+        turn, views = 2 * math.pi, torch.sort(self.angles % (2 * math.pi)).values
+        gaps = torch.diff(views, append=views[:1] + turn)
+        widest = int(gaps.argmax())
+        step = float(view_weights(self.angles, turn).median())
+        arc = turn - float(gaps[widest]) + step
+        if arc >= FULL * turn or len(views) == 1:
+            return torch.full((len(views), len(gamma)), 0.5, dtype=torch.float64, device=gamma.device)
+        start = views[(widest + 1) % len(views)] - step / 2
+        beta = (self.angles - start) % turn
+        needed = math.pi + 2 * float(gamma.abs().max())
+        if arc < needed - step:
+            warnings.warn(
+                f"the views cover {math.degrees(arc):.0f} degrees, a whole image needs {math.degrees(needed):.0f}: "
+                "filtered backprojection will lack edges, an iterative solver may not",
+                UserWarning,
+                stacklevel=3,
+            )
+            return torch.ones((len(views), len(gamma)), dtype=torch.float64, device=gamma.device)
+        return parker(beta[:, None], gamma[None], arc)
+
+
+def _interpolate(
+    theta: Tensor, s: Tensor, rows: bool, *, shape: Shape, centre: tuple[float, float], spacing: float, source: float
+) -> tuple[Tensor, Tensor]:
+    """Linear interpolation between detectors at each pixel, over its squared distance from the source."""
+
+    def weigh(theta: Tensor, s: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        gamma = torch.asin(s / source)
+        cos, sin = torch.cos(theta + gamma), torch.sin(theta + gamma)
+        depth = (source - x * sin + y * cos) / source
+        u = (x * cos + y * sin) / depth
+        hat = (1 - (u - source * gamma.tan()).abs() / spacing).clamp(min=0)
+        return torch.where(depth > 0, hat / depth.clamp(min=1e-12) ** 2, 0)
+
+    widest = spacing * (1 + math.hypot(*shape) / 2 / source)  # of the ray's footprint, on the far side
+    reach = math.ceil(widest * math.sqrt(2) / math.cos(math.asin(min(1.0, math.hypot(*shape) / 2 / source)))) + 1
+    return footprint(theta, s, shape, centre, rows, reach=reach, weigh=weigh)

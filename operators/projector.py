@@ -1,0 +1,271 @@
+"""What parallel and fan beams share: rays, their matrices, gradients in the angles, the noise of low dose."""
+
+import functools
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from deepinv.physics import NoiseModel
+from torch import Tensor
+
+from pnp_lofi.cg import Linear
+from pnp_lofi.noise import estimate_image_noise
+from pnp_lofi.operators.base import Operator, Shape, checked_shape
+from pnp_lofi.operators.low_dose import LowDose
+from pnp_lofi.ray_matrix import RayMatrix, Weigh, backproject, project
+from pnp_lofi.rays import Orbits, crossings, joseph, orbits
+
+BACKENDS = ("auto", "sparse", "free", "triton")
+SMALLEST = 0.28  # of 1/N: the frequency that stands for DC in the spectrum 1/|k| of backprojection after projection
+GRID = 1e-6  # views in single precision that differ by less from an even spacing [rad] were meant to be even
+
+
+class Projector(Operator):
+    """Line integrals of an image along straight rays, with Joseph's weights and their exact adjoint. Abstract.
+
+    x to the right, y up, both zero at ``centre``; lengths are in the unit of ``pixel_size``. On a CPU two sparse
+    matrices, made when they are first needed, are applied ("sparse"); where they would take more than ``max_memory``
+    the same weights are computed anew each time ("free"). On a GPU the weights are computed in Triton ("triton").
+
+    :param tuple shape: (H, W).
+    :param angles: (A,) [rad] in any order; an integer: so many even ones from 0, over the whole arc.
+    :param int detectors: D. float spacing: of the detectors; float offset: of the middle of the detector.
+    :param tuple centre: row and column of the axis of rotation [pixel]; default ((H - 1)/2, (W - 1)/2).
+    :param float pixel_size: in the user's unit of length, which the result is in as well.
+    :param float max_memory: of the matrices [MB].
+    :raises ValueError: if angles are empty, NaN or inf, lengths are not positive, the backend is unknown.
+    """
+
+    geometry: ClassVar[tuple[str, ...]] = ("angles",)
+    arc: ClassVar[float]  # that even views are spread over [rad]
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        angles: Tensor | Sequence[float] | int,
+        detectors: int,
+        *,
+        spacing: float,
+        offset: float = 0.0,
+        centre: tuple[float, float] | None = None,
+        pixel_size: float = 1.0,
+        sigma: float | None = None,
+        noise_model: NoiseModel | None = None,
+        backend: str = "auto",
+        max_memory: float = 4000.0,
+        max_iter: int = 100,
+        tol: float = 1e-5,
+    ) -> None:
+        H, W = checked_shape(shape)
+        angles = checked_angles(angles, self.arc)
+        check_length(spacing, "the detector spacing")
+        check_length(pixel_size, "pixel_size")
+        if detectors != int(detectors) or detectors < 1:
+            raise ValueError(f"detectors must be a positive integer, got {detectors}")
+        if not math.isfinite(offset):
+            raise ValueError(f"the detector offset must be finite, got {offset}")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        super().__init__(
+            ("batch", "channel", H, W),
+            ("batch", "channel", len(angles), int(detectors)),
+            sigma=sigma,
+            noise_model=noise_model,
+            max_iter=max_iter,
+            tol=tol,
+            device=angles.device,
+        )
+        self.shape: Shape = (H, W)
+        self.detectors, self.spacing, self.offset = int(detectors), float(spacing), float(offset)
+        middle = ((H - 1) / 2, (W - 1) / 2)
+        self.centre = middle if centre is None else (float(centre[0]), float(centre[1]))
+        self.pixel_size, self.backend, self.max_memory = float(pixel_size), backend, float(max_memory)
+        self.register_buffer("angles", angles)
+        self._matrices: dict[torch.dtype, RayMatrix] = {}
+        self._smearing: dict[torch.dtype, RayMatrix] = {}
+        self._found: Orbits | None = None
+        self._weights: int | None = None
+
+    # ---- what a geometry brings --------------------------------------------------------------------------
+
+    @abstractmethod
+    def lines(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """theta [rad] and s [pixel] of every ray, (A, D) each, differentiable in the angles."""
+
+    @property
+    def at_centre(self) -> float:
+        """Spacing of the rays at the axis of rotation [pixel]."""
+        return self.spacing / self.pixel_size
+
+    def positions(self, device: torch.device | None = None) -> Tensor:
+        """(D,) places of the detectors [the unit of length], float64."""
+        count = torch.arange(self.detectors, dtype=torch.float64, device=device or self.angles.device)
+        return (count - (self.detectors - 1) / 2) * self.spacing + self.offset
+
+    # ---- the operator ------------------------------------------------------------------------------------
+
+    def A(self, x: Tensor, *, angles: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Line integrals.
+
+        :param torch.Tensor x: (B, C, H, W).
+        :param torch.Tensor angles: (A,) instead of the operator's, the result is differentiable in them; slower.
+        :returns: (B, C, A, D) [unit of x times unit of length].
+        """
+        if angles is None:
+            return super().A(x)
+        self._check_image(x)
+        if angles.shape != self.angles.shape:
+            raise ValueError(f"expected {tuple(self.angles.shape)} angles, got {tuple(angles.shape)}")
+        theta, s = self.lines(angles.double())
+        y = project(x.flatten(0, 1), theta.flatten(), s.flatten(), self._joseph) * self.pixel_size
+        return y.view(*x.shape[:2], *theta.shape)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        images = x.detach().flatten(0, 1)
+        if self._engine(x) == "triton":
+            from pnp_lofi.triton_rays import project as on_gpu
+
+            y = on_gpu(images, self)
+        elif self._engine(x) == "sparse":
+            y = self._matrix(x.dtype).forward(images)
+        else:
+            y = project(images, *self._rays(), self._joseph)
+        return (y * self.pixel_size).view(*x.shape[:2], *self.data_shape[2:])
+
+    def _backward(self, y: Tensor) -> Tensor:
+        rays = y.detach().flatten(0, 1).flatten(1)
+        if self._engine(y) == "triton":
+            from pnp_lofi.triton_rays import backproject as on_gpu
+
+            x = on_gpu(rays, self)
+        elif self._engine(y) == "sparse":
+            x = self._matrix(y.dtype).backward(rays)
+        else:
+            x = backproject(rays, *self._rays(), self._joseph, self.shape)
+        return (x * self.pixel_size).view(*y.shape[:2], *self.shape)
+
+    def _preconditioner(self, alpha: float | Tensor) -> Linear | None:
+        """The inverse of the spectrum c/|k| of A^H A in the middle of a large image, c = A / (pi d)."""
+        H, W = self.shape
+        ky = torch.fft.fftfreq(H, device=self.angles.device)[:, None]
+        kx = torch.fft.rfftfreq(W, device=self.angles.device)
+        k = torch.sqrt(ky**2 + kx**2 + (SMALLEST / math.sqrt(H * W)) ** 2)
+        spectrum = self.pixel_size**2 * len(self.angles) / (math.pi * self.at_centre) / k
+
+        def apply(r: Tensor) -> Tensor:
+            return torch.fft.irfft2(torch.fft.rfft2(r) / (spectrum + alpha).to(r.dtype), (H, W))
+
+        return apply
+
+    def estimate_noise(self, y: Tensor) -> float:
+        """Noise of a sinogram [units of y]: from the photon counts where they are known, otherwise from the finest
+        differences of the sinogram, an upper bound; see :func:`pnp_lofi.noise.estimate_image_noise`."""
+        self._check_data(y)
+        if isinstance(self.noise_model, LowDose):
+            return self.noise_model.level(y)
+        return estimate_image_noise(y)
+
+    # ---- filtered backprojection -------------------------------------------------------------------------
+
+    def _smear(self, q: Tensor, weigh: Weigh) -> Tensor:
+        """Backprojection for pictures: filtered data are interpolated at each pixel, which is not the adjoint of
+        Joseph's weights but leaves 0.9 dB less of the noise."""
+        if self._sparse(reach=2):
+            if q.dtype not in self._smearing:
+                self._smearing[q.dtype] = RayMatrix(self._orbits(), weigh, self.shape, q.dtype, both=False)
+            return self._smearing[q.dtype].backward(q)
+        return backproject(q, *self._rays(), weigh, self.shape)
+
+    # ---- bookkeeping -------------------------------------------------------------------------------------
+
+    @property
+    def _joseph(self) -> Weigh:
+        return functools.partial(_weigh_joseph, shape=self.shape, centre=self.centre)
+
+    def _rays(self) -> tuple[Tensor, Tensor]:
+        theta, s = self.lines(self.angles)
+        return theta.flatten(), s.flatten()
+
+    def _orbits(self) -> Orbits:
+        if self._found is None:
+            centred = self.centre == ((self.shape[0] - 1) / 2, (self.shape[1] - 1) / 2)
+            self._found = orbits(*self._rays(), self.shape, centred)
+        return self._found
+
+    def _matrix(self, dtype: torch.dtype) -> RayMatrix:
+        if dtype not in self._matrices:
+            self._matrices[dtype] = RayMatrix(self._orbits(), self._joseph, self.shape, dtype)
+        return self._matrices[dtype]
+
+    def _sparse(self, *, reach: int = 1, itemsize: int = 4) -> bool:
+        """Whether the matrices fit: both of Joseph's, or the one of a wider footprint."""
+        if self._weights is None:
+            rays = self._orbits()
+            self._weights = int(crossings(rays.theta, rays.s, self.shape, self.centre).sum())
+        needed = 2 * self._weights * (4 + itemsize) / 2**20
+        return self.backend != "free" and needed <= self.max_memory and self._weights < 2**31 // reach
+
+    def _engine(self, data: Tensor) -> str:
+        if self.backend == "triton" or (self.backend == "auto" and data.is_cuda):
+            from pnp_lofi.triton_rays import usable
+
+            if usable(data):
+                return "triton"
+            if self.backend == "triton":
+                raise RuntimeError('backend="triton" needs float32 data on a CUDA device and the package triton')
+        return "sparse" if self._sparse(itemsize=data.dtype.itemsize) else "free"
+
+    def _forget(self) -> None:
+        self._matrices, self._smearing, self._found, self._weights = {}, {}, None, None
+
+
+def _weigh_joseph(
+    theta: Tensor, s: Tensor, rows: bool, *, shape: Shape, centre: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    return joseph(theta, s, shape, centre, rows)
+
+
+def check_length(value: float, name: str) -> None:
+    """:raises ValueError: unless the value is finite and > 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be finite and > 0, got {value}")
+
+
+def checked_angles(angles: Tensor | Sequence[float] | int, arc: float) -> Tensor:
+    """(A,) float64, with a warning if they look like degrees."""
+    if isinstance(angles, int):
+        if angles < 1:
+            raise ValueError(f"the number of angles must be at least 1, got {angles}")
+        return torch.arange(angles, dtype=torch.float64) * (arc / angles)
+    given = torch.as_tensor(angles)
+    if given.ndim != 1 or not len(given):
+        raise ValueError(f"angles must be (A,) in radians, A >= 1, got shape {tuple(given.shape)}")
+    result = given.detach().double()
+    if not bool(torch.isfinite(result).all()):
+        raise ValueError("angles hold NaN or inf; leave those views out")
+    largest = float(result.abs().max())
+    if largest > 4 * math.pi:
+        warnings.warn(
+            f"the largest angle is {largest:g} rad, {largest / math.pi / 2:.0f} turns: are they degrees? Convert them "
+            "with torch.deg2rad",
+            UserWarning,
+            stacklevel=4,
+        )
+    return _even(result) if given.dtype == torch.float32 else result
+
+
+def _even(angles: Tensor) -> Tensor:
+    """Views that were rounded to single precision, put back on the even spacing pi / n they come from, if any: mirror
+    images are recognised by their angles."""
+    if len(angles) < 2:
+        return angles
+    step = float(angles[-1] - angles[0]) / (len(angles) - 1)
+    if step == 0 or round(2 * math.pi / abs(step)) == 0:
+        return angles
+    unit = math.pi / round(2 * math.pi / abs(step)) * math.copysign(1, step)  # half a step
+    start = round(float(angles[0]) / unit) * unit
+    even = start + 2 * unit * torch.arange(len(angles), dtype=torch.float64, device=angles.device)
+    return even if float((even - angles).abs().max()) < GRID else angles
