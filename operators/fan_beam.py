@@ -49,6 +49,7 @@ class FanBeam(Projector):
     ) -> None:
         check_length(source_origin, "source_origin")
         check_length(source_detector, "source_detector")
+        check_length(pixel_size, "pixel_size")
         radius = math.hypot(*shape) / 2 * pixel_size
         if source_origin <= radius or source_detector < source_origin:
             raise ValueError(
@@ -57,6 +58,7 @@ class FanBeam(Projector):
             )
         magnification = source_detector / source_origin
         spacing = pixel_size * magnification if spacing is None else spacing
+        check_length(spacing, "the detector spacing")
         if detectors is None:
             half = source_detector * radius / math.sqrt(source_origin**2 - radius**2)
             detectors = math.ceil(2 * half / spacing - 1e-9)

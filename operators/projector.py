@@ -61,8 +61,6 @@ class Projector(Operator):
     ) -> None:
         H, W = checked_shape(shape)
         angles = checked_angles(angles, self.arc)
-        check_length(spacing, "the detector spacing")
-        check_length(pixel_size, "pixel_size")
         if detectors != int(detectors) or detectors < 1:
             raise ValueError(f"detectors must be a positive integer, got {detectors}")
         if not math.isfinite(offset):

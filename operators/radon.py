@@ -11,7 +11,7 @@ from torch import Tensor
 from pnp_lofi.fbp import ramp_filter, view_weights
 from pnp_lofi.operators.base import Shape
 from pnp_lofi.operators.low_dose import LowDose
-from pnp_lofi.operators.projector import Projector
+from pnp_lofi.operators.projector import Projector, check_length
 from pnp_lofi.rays import footprint
 
 
@@ -41,7 +41,9 @@ class Radon(Projector):
         pixel_size: float = 1.0,
         **options: Any,
     ) -> None:
+        check_length(pixel_size, "pixel_size")
         spacing = pixel_size if spacing is None else spacing
+        check_length(spacing, "the detector spacing")
         if detectors is None:
             detectors = math.ceil(math.hypot(*shape) * pixel_size / spacing - 1e-9)
         super().__init__(shape, angles, detectors, spacing=spacing, pixel_size=pixel_size, **options)
@@ -54,9 +56,20 @@ class Radon(Projector):
         Sinograms are the transpose of theirs. They turn the image with a bilinear interpolation, here the weights are
         Joseph's: the same sinogram to about 1 %; ``fbp`` is their ``iradon``.
         """
-        detectors = size + math.ceil(math.sqrt(2) * size - size)
+        detectors = _padded(size)
         offset = (detectors - 1) / 2 - detectors // 2
         return cls((size, size), angles, detectors, offset=offset, centre=(size // 2, size // 2), **options)
+
+    @classmethod
+    def like_deepinv(cls, size: int, angles: Tensor | Sequence[float] | int, **options: Any) -> "Radon":
+        """The geometry of ``deepinv.physics.Tomography(angles, size, circle=False, normalize=False)``, for its data.
+
+        Its sinograms are (B, C, detectors, angles), its angles in degrees: ``y.mT`` and ``torch.deg2rad(angles)``
+        convert. It pads the image to D pixels, and turns it about a point half a pixel off where D - size is odd.
+        """
+        detectors = _padded(size)
+        middle = (detectors - 1) / 2 - detectors // 2 + size // 2
+        return cls((size, size), angles, detectors, centre=(middle, middle), **options)
 
     @classmethod
     def lodopab(cls, **options: Any) -> "Radon":
@@ -91,6 +104,11 @@ class Radon(Projector):
         q = q * view_weights(self.angles, math.pi).to(y.dtype)[:, None]
         weigh = functools.partial(_interpolate, shape=self.shape, centre=self.centre, spacing=self.at_centre)
         return self._smear(q.flatten(0, 1).flatten(1), weigh).view(*y.shape[:2], *self.shape)
+
+
+def _padded(size: int) -> int:
+    """What scikit-image and deepinv pad a square to, so that its diagonal is seen."""
+    return size + math.ceil(math.sqrt(2) * size - size)
 
 
 def _interpolate(
