@@ -20,7 +20,8 @@ class Radon(Projector):
 
     :param tuple shape: (H, W).
     :param angles: (A,) [rad], any order; an integer: so many even ones in [0, pi).
-    :param int detectors: D; default as many as cover the image's diagonal.
+    :param int detectors: D; default as many as cover the image's diagonal, even or odd as W is: vertical rays then run
+        through the middle of pixels.
     :param float spacing: of the detectors; default ``pixel_size``. float offset: of the middle of the detector.
     :param options: ``centre``, ``pixel_size``, ``sigma``, ``noise_model``, ``backend``, ``max_memory``, ``max_iter``,
         ``tol``: see :class:`pnp_lofi.operators.projector.Projector`.
@@ -46,6 +47,7 @@ class Radon(Projector):
         check_length(spacing, "the detector spacing")
         if detectors is None:
             detectors = math.ceil(math.hypot(*shape) * pixel_size / spacing - 1e-9)
+            detectors += (detectors - shape[1]) % 2
         super().__init__(shape, angles, detectors, spacing=spacing, pixel_size=pixel_size, **options)
 
     @classmethod

