@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pnp_lofi.fbp import parker, ramp_filter, view_weights
-from pnp_lofi.operators.base import Shape
+from pnp_lofi.operators.base import Shape, checked_shape
 from pnp_lofi.operators.projector import Projector, check_length
 from pnp_lofi.rays import footprint
 
@@ -49,6 +49,7 @@ class FanBeam(Projector):
     ) -> None:
         check_length(source_origin, "source_origin")
         check_length(source_detector, "source_detector")
+        shape = checked_shape(shape)
         check_length(pixel_size, "pixel_size")
         radius = math.hypot(*shape) / 2 * pixel_size
         if source_origin <= radius or source_detector < source_origin:

@@ -42,7 +42,13 @@ class LowDose(NoiseModel):
         counts = torch.poisson(expected, generator=self.rng).clamp(min=self.zero)
         return (torch.log(self.photons / counts) / self.mu).to(x.dtype)
 
+    def weights(self, y: Tensor) -> Tensor:
+        """1 / variance of each datum [1 / units of y^2] to first order: that of -log(N) / mu is 1 / (N mu^2).
+
+        For :class:`pnp_lofi.operators.Weighted`. Fewer than one photon count as one.
+        """
+        return ((self.photons * torch.exp(-self.mu * y.double())).clamp(min=1) * self.mu**2).to(y.dtype)
+
     def level(self, y: Tensor) -> float:
-        """rms of the noise of y [units of y] to first order: the variance of -log N / mu is 1 / (N mu^2)."""
-        counts = (self.photons * torch.exp(-self.mu * y.double())).clamp(min=1)
-        return float((1 / counts).mean().sqrt()) / self.mu
+        """rms of the noise of y [units of y]."""
+        return float((1 / self.weights(y)).mean().sqrt())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pnp_lofi.fbp import ramp_filter, view_weights
-from pnp_lofi.operators.base import Shape
+from pnp_lofi.operators.base import Shape, checked_shape
 from pnp_lofi.operators.low_dose import LowDose
 from pnp_lofi.operators.projector import Projector, check_length
 from pnp_lofi.rays import footprint
@@ -42,6 +42,7 @@ class Radon(Projector):
         pixel_size: float = 1.0,
         **options: Any,
     ) -> None:
+        shape = checked_shape(shape)
         check_length(pixel_size, "pixel_size")
         spacing = pixel_size if spacing is None else spacing
         check_length(spacing, "the detector spacing")

@@ -12,7 +12,7 @@ from torch import Tensor
 from pnp_lofi import ADMM, LoFiPrior
 from pnp_lofi.cg import damped_solve
 from pnp_lofi.fbp import view_weights
-from pnp_lofi.operators import FanBeam, LowDose, Radon
+from pnp_lofi.operators import FanBeam, LowDose, Radon, Weighted
 from pnp_lofi.operators.projector import Projector
 from pnp_lofi.phantoms import draw, line_integrals, shepp_logan
 from pnp_lofi.rays import MIRRORS, crossings, orbits
@@ -302,6 +302,25 @@ def test_the_preconditioner_pays() -> None:
     assert relative(op.A_adjoint_A(x) + alpha * x, b) < 2e-4
 
 
+def test_weights_of_low_dose() -> None:
+    """Whitened photon counts have noise of level 1, and the weighted solution is the better one by far."""
+    shoulders = torch.tensor([[0.1, 0.9, 0.25, 0, 0, 0], [-0.05, 0.2, 0.1, 0.4, 0, 0], [-0.05, 0.2, 0.1, -0.4, 0, 0]])
+    x = draw(shoulders.double(), 64)[None, None].float()
+    op = Radon((64, 64), 90, noise_model=LowDose(1000))
+    torch.manual_seed(0)
+    y = op(x)
+    weighted = Weighted(op, op.noise_model.weights(y), sigma=1.0)
+    white = weighted.whiten(y - op.A(x))
+    assert float(white.std()) == pytest.approx(1, rel=0.05)
+    solve = {"tol": 1e-3, "max_iter": 200}
+    plain, _ = op.solve_normal(op.A_adjoint(y), 3e-3 * op.norm, **solve)
+    better, info = weighted.solve_normal(weighted.A_adjoint(weighted.whiten(y)), 3e-3 * weighted.norm, **solve)
+    assert info.converged and psnr(better, x) > psnr(plain, x) + 1
+    y[..., 3, 5] = torch.nan
+    gone = op.noise_model.weights(y).nan_to_num(0)
+    assert float(Weighted(op, gone).whiten(y)[..., 3, 5].abs().max()) == 0
+
+
 def test_three_lines() -> None:
     """The default program beats filtered backprojection clearly."""
     x = draw(shepp_logan(), 64)[None, None].float()
@@ -381,6 +400,9 @@ CASES = [
     (lambda: Radon((8, 8), 5, 9).A_adjoint(torch.rand(1, 1, 9, 5)), r"channel, 5, 9\), got \(1, 1, 9, 5\)"),
     (lambda: Radon((8, 8), 5, 9).fbp(torch.rand(1, 1, 5, 8)), r"y of shape \(batch, channel, 5, 9\)"),
     (lambda: Radon((8, 8), 5, 9).A_adjoint(torch.full((1, 1, 5, 9), math.nan)), "y holds NaN or inf"),
+    (lambda: Weighted(Radon((8, 8), 5, 9), torch.ones(5, 8)), r"data of shape \(batch, channel, 5, 9\), got \(5, 8\)"),
+    (lambda: Weighted(Radon((8, 8), 5, 9), -torch.ones(5, 9)), "weights must be finite and >= 0"),
+    (lambda: Weighted(Radon((8, 8), 5, 9), torch.zeros(5, 9)), "some > 0"),
     (lambda: FanBeam((8, 8), 5, source_origin=4.0, source_detector=9.0), "image of radius 5.65685 < source_origin"),
     (lambda: FanBeam((8, 8), 5, source_origin=14.0, source_detector=9.0), "<= source_detector, got 14 and 9"),
     (lambda: FanBeam((8, 8), 5, source_origin=math.nan, source_detector=9.0), "source_origin must be finite and > 0"),
