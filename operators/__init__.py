@@ -1,15 +1,55 @@
 """Forward operators, one physical model per file."""
 
+from pnp_lofi.operators.base import ConvergenceWarning, Operator
+from pnp_lofi.operators.blur import Blur
+from pnp_lofi.operators.combine import Composed, Stacked
+from pnp_lofi.operators.derivatives import Derivatives
+from pnp_lofi.operators.downsample import Downsample
+from pnp_lofi.operators.fan_beam import FanBeam
+from pnp_lofi.operators.fourier import Fourier
+from pnp_lofi.operators.frequencies import cartesian_lines, radial_lines, random_frequencies
+from pnp_lofi.operators.interferometer import Interferometer
+from pnp_lofi.operators.kaiser_squires import KaiserSquires
+from pnp_lofi.operators.low_dose import LowDose
 from pnp_lofi.operators.mask import Mask, random_mask
+from pnp_lofi.operators.normal_equations import NormalEquations
 from pnp_lofi.operators.nufft import NUFFT
+from pnp_lofi.operators.projector import Projector
+from pnp_lofi.operators.radon import Radon
+from pnp_lofi.operators.streamed import StreamedNUFFT
 from pnp_lofi.operators.uv import default_cell, meerkat_uv, meerkat_uvw, uv_radians, w_phase
+from pnp_lofi.operators.weighted import Weighted
+from pnp_lofi.operators.weighting import WeightGrid, imaging_weights, noise_increase
 
 __all__ = [
     "NUFFT",
+    "Blur",
+    "Composed",
+    "ConvergenceWarning",
+    "Derivatives",
+    "Downsample",
+    "FanBeam",
+    "Fourier",
+    "Interferometer",
+    "KaiserSquires",
+    "LowDose",
     "Mask",
+    "NormalEquations",
+    "Operator",
+    "Projector",
+    "Radon",
+    "Stacked",
+    "StreamedNUFFT",
+    "WeightGrid",
+    "Weighted",
+    "cartesian_lines",
     "default_cell",
+    "imaging_weights",
     "meerkat_uv",
     "meerkat_uvw",
+    "noise_increase",
+    "radial_lines",
+    "random_frequencies",
     "random_mask",
     "uv_radians",
     "w_phase",

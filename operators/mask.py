@@ -24,7 +24,7 @@ class Mask(Operator):
     mend_nan: ClassVar[str] = "take those pixels out of the mask"
 
     def __init__(self, mask: Tensor, *, sigma: float | None = None) -> None:
-        mask = _checked_mask(mask)
+        mask = checked_mask(mask)
         channels, *shape = mask.shape[1:]
         size = ("batch", "channel" if channels == 1 else channels, *shape)
         super().__init__(size, size, sigma=sigma, device=mask.device)
@@ -66,7 +66,7 @@ class Mask(Operator):
         return estimate_image_noise(self.A_adjoint(y), self.mask)
 
 
-def _checked_mask(mask: Tensor) -> Tensor:
+def checked_mask(mask: Tensor) -> Tensor:
     """The mask as (1, C, H, W) bool."""
     mask = torch.as_tensor(mask)
     shape = tuple(mask.shape)

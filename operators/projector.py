@@ -5,18 +5,22 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from deepinv.physics import NoiseModel
 from torch import Tensor
 
+from pnp_lofi import kernels
 from pnp_lofi.cg import Linear
 from pnp_lofi.noise import estimate_image_noise
 from pnp_lofi.operators.base import Operator, Shape, checked_shape
 from pnp_lofi.operators.low_dose import LowDose
 from pnp_lofi.ray_matrix import RayMatrix, Weigh, backproject, project
 from pnp_lofi.rays import Orbits, crossings, joseph, orbits
+
+if TYPE_CHECKING:  # it needs triton
+    from pnp_lofi.triton_rays import RayKernels
 
 BACKENDS = ("auto", "sparse", "free", "triton")
 SMALLEST = 0.28  # of 1/N: the frequency that stands for DC in the spectrum 1/|k| of backprojection after projection
@@ -40,6 +44,7 @@ class Projector(Operator):
     """
 
     geometry: ClassVar[tuple[str, ...]] = ("angles",)
+    matched: ClassVar[bool] = True  # A_adjoint is the transpose of A; the adapters of other packages may say no
     arc: ClassVar[float]  # that even views are spread over [rad]
 
     def __init__(
@@ -84,6 +89,7 @@ class Projector(Operator):
         self.register_buffer("angles", angles)
         self._matrices: dict[torch.dtype, RayMatrix] = {}
         self._smearing: dict[torch.dtype, RayMatrix] = {}
+        self._compiled: RayKernels | None = None
         self._found: Orbits | None = None
         self._weights: int | None = None
 
@@ -124,9 +130,9 @@ class Projector(Operator):
     def _forward(self, x: Tensor) -> Tensor:
         images = x.detach().flatten(0, 1)
         if self._engine(x) == "triton":
-            from pnp_lofi.triton_rays import project as on_gpu
-
-            y = on_gpu(images, self)
+            y = kernels.attempt(
+                lambda: self._on_gpu().forward(images), lambda: project(images, *self._rays(), self._joseph)
+            )
         elif self._engine(x) == "sparse":
             y = self._matrix(x.dtype).forward(images)
         else:
@@ -136,9 +142,10 @@ class Projector(Operator):
     def _backward(self, y: Tensor) -> Tensor:
         rays = y.detach().flatten(0, 1).flatten(1)
         if self._engine(y) == "triton":
-            from pnp_lofi.triton_rays import backproject as on_gpu
-
-            x = on_gpu(rays, self)
+            x = kernels.attempt(
+                lambda: self._on_gpu().backward(rays),
+                lambda: backproject(rays, *self._rays(), self._joseph, self.shape),
+            )
         elif self._engine(y) == "sparse":
             x = self._matrix(y.dtype).backward(rays)
         else:
@@ -198,6 +205,13 @@ class Projector(Operator):
             self._matrices[dtype] = RayMatrix(self._orbits(), self._joseph, self.shape, dtype)
         return self._matrices[dtype]
 
+    def _on_gpu(self) -> "RayKernels":
+        if self._compiled is None:
+            from pnp_lofi.triton_rays import RayKernels
+
+            self._compiled = RayKernels(*self.lines(self.angles), self.shape, self.centre)
+        return self._compiled
+
     def _sparse(self, *, reach: int = 1, itemsize: int = 4) -> bool:
         """Whether the matrices fit: both of Joseph's, or the one of a wider footprint."""
         if self._weights is None:
@@ -208,16 +222,14 @@ class Projector(Operator):
 
     def _engine(self, data: Tensor) -> str:
         if self.backend == "triton" or (self.backend == "auto" and data.is_cuda):
-            from pnp_lofi.triton_rays import usable
-
-            if usable(data):
+            if data.dtype == torch.float32 and kernels.available(data):
                 return "triton"
             if self.backend == "triton":
                 raise RuntimeError('backend="triton" needs float32 data on a CUDA device and the package triton')
         return "sparse" if self._sparse(itemsize=data.dtype.itemsize) else "free"
 
     def _forget(self) -> None:
-        self._matrices, self._smearing, self._found, self._weights = {}, {}, None, None
+        self._matrices, self._smearing, self._found, self._weights, self._compiled = {}, {}, None, None, None
 
 
 def _weigh_joseph(

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from deepinv.models import Denoiser, Reconstructor
 from deepinv.physics import LinearPhysics
+from deepinv.utils import TensorList
 from torch import Tensor
 from tqdm import tqdm
 
 from pnp_lofi.cg import solve_normal
 from pnp_lofi.metrics import psnr, snr
-from pnp_lofi.noise import estimate_noise, residual_level
+from pnp_lofi.noise import estimate_noise, misfit_level
 from pnp_lofi.parameters import Parameters, Schedule, choose, noise_level
 from pnp_lofi.solution import Iterate, Solution, Status
 
@@ -90,7 +91,7 @@ class ADMM(Reconstructor):
     ) -> Solution:
         """Reconstruct.
 
-        :param torch.Tensor y: data in the operator's shape.
+        :param torch.Tensor y: data in the operator's shape; a TensorList for stacked operators.
         :param LinearPhysics physics: operator to use in place of the solver's own.
         :param torch.Tensor x0: start, (B, C, H, W); default zero.
         :param torch.Tensor truth: to measure against.
@@ -98,7 +99,7 @@ class ADMM(Reconstructor):
         """
         start = time.perf_counter()
         op = self.op if physics is None else physics
-        if not bool(torch.isfinite(torch.view_as_real(y) if y.is_complex() else y).all()):
+        if not all(bool(torch.isfinite(part).all()) for part in (y if isinstance(y, TensorList) else [y])):
             raise ValueError("y holds NaN or inf; flag such data (weight 0) or leave them out")
         backprojection = op.A_adjoint(y)
         sigma_n = self.sigma_n if self.sigma_n is not None else noise_level(op, y)
@@ -147,7 +148,7 @@ class ADMM(Reconstructor):
         chosen = run.chosen
         sigma_d = chosen.sigma_d(max(run.iteration - 1, 0))
         found = {"sigma_n": chosen.sigma_n, "sigma_d": sigma_d, "alpha": chosen.alpha}
-        found["residual"] = residual_level(y, run.op.A(run.v))
+        found["residual"] = misfit_level(run.op, y, run.v)
         if chosen.sigma_n > 0:
             found["misfit"] = found["residual"] / chosen.sigma_n
         found["seconds"] = seconds

@@ -9,6 +9,7 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 Linear = Callable[[Tensor], Tensor]
+SINGULAR = 4.0  # roundings of the largest eigenvalue seen, below which an eigenvalue cannot be told from zero
 BREAKDOWN = 1e-6  # relative size of a Lanczos vector that is only rounding: the Krylov space is exhausted
 
 
@@ -74,8 +75,8 @@ def conjugate_gradient(
 ) -> tuple[Tensor, CGInfo]:
     """Solve N x = b for a self-adjoint N >= 0 that acts on each item of the batch alike.
 
-    Every item has its own step length and stops on its own, when ||b - N x|| <= tol ||b|| or when <p, N p> is no
-    longer positive, which is where rounding has taken over. Not differentiated: :func:`solve_normal` is.
+    Every item has its own step length and stops on its own, when ||b - N x|| <= tol ||b|| or when <p, N p> is lost in
+    rounding, as it is for directions that a singular N does not see. Not differentiated: :func:`solve_normal` is.
 
     :param Callable normal: N, (B, ...) to (B, ...).
     :param torch.Tensor rhs: b, (B, ...), real or complex; the inner product is Re<., .>.
@@ -99,10 +100,12 @@ def conjugate_gradient(
     p, power, iterations = z.clone(), _dot(r, z), 0
     square = power if precondition is None else _dot(r, r)
     active = square.sqrt() > tol * size
+    eps, tiny, steepest = torch.finfo(rhs.dtype).eps, torch.finfo(rhs.dtype).tiny, torch.zeros_like(power)
     while iterations < max_iter and bool(active.any()):
         q = normal(p)
         curvature = _dot(p, q)
-        active = active & (curvature > 0)
+        steepest = torch.maximum(steepest, curvature / _dot(p, p).clamp(min=tiny))
+        active = active & (curvature > SINGULAR * eps * steepest * _dot(p, p))
         step = torch.where(active, power / curvature, 0).to(x.dtype).view(spread)
         x.addcmul_(p, step)
         r.addcmul_(q, -step)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from deepinv.physics import LinearPhysics
+from deepinv.utils import TensorList
 from torch import Tensor
 
 ROUNDS, STEADY = 8, 0.03  # at most; relative change at which the level counts as found
@@ -40,11 +41,25 @@ def estimate_image_noise(x: Tensor, mask: Tensor | None = None) -> float:
     return float(difference.abs().flatten().kthvalue(rank).values) / terms**0.5 / quantile
 
 
-def residual_level(y: Tensor, prediction: Tensor) -> float:
+def residual_level(y: Tensor | TensorList, prediction: Tensor | TensorList) -> float:
     """rms of y - A x per real component, over the data that are not exactly zero (not measured)."""
-    difference = y - prediction
-    seen = int((y != 0).sum()) * (2 if y.is_complex() else 1)
-    return float(difference.abs()[y != 0].double().square().sum() / max(seen, 1)) ** 0.5
+    square, seen = 0.0, 0
+    pairs = zip(y, prediction, strict=True) if isinstance(y, TensorList) else [(y, prediction)]
+    for data, modelled in pairs:
+        square += float((data - modelled).abs()[data != 0].double().square().sum())
+        seen += int((data != 0).sum()) * (2 if data.is_complex() else 1)
+    return (square / max(seen, 1)) ** 0.5
+
+
+def misfit_level(op: LinearPhysics, y: Tensor, x: Tensor | None) -> float:
+    """rms of y - A x per real component: by the operator's own ``residual_level(y, x)`` where it has one, as one does
+    whose data are not the measurements themselves.
+
+    :param torch.Tensor x: image; None is zero.
+    """
+    if hasattr(op, "residual_level"):
+        return float(op.residual_level(y, x))
+    return residual_level(y, torch.zeros_like(y) if x is None else op.A(x))
 
 
 def estimate_noise(op: LinearPhysics, y: Tensor, reconstruct: Callable[[float, Tensor | None], Tensor]) -> float:
@@ -59,13 +74,18 @@ def estimate_noise(op: LinearPhysics, y: Tensor, reconstruct: Callable[[float, T
     """
     if hasattr(op, "estimate_noise"):
         return float(op.estimate_noise(y))
-    level = START * residual_level(y, torch.zeros_like(y))
+    if isinstance(y, TensorList):
+        raise ValueError(
+            "the noise of stacked operators is not estimated: give each its sigma or pass sigma_n; where the levels "
+            "differ build Stacked(..., weights=[1 / sigma**2, ...]) and whiten the data"
+        )
+    level = START * misfit_level(op, y, None)
     x: Tensor | None = None
     for _ in range(ROUNDS):
         if level == 0:
             break
         x = reconstruct(level, x)
-        before, level = level, residual_level(y, op.A(x))
+        before, level = level, misfit_level(op, y, x)
         if abs(level / before - 1) < STEADY:
             break
     return level

@@ -13,6 +13,12 @@ from torch import Tensor
 Shape = tuple[int, int]
 
 
+def transform(kind: int, data: Tensor, uv: Tensor, shape: Shape, eps: float) -> Tensor:
+    """By finufft on the CPU, by cufinufft on CUDA, both in double precision; the dtype is that of the data."""
+    backend = by_cufinufft if data.is_cuda else by_finufft
+    return backend(kind, data.to(torch.complex128).contiguous(), uv, shape, eps).to(data.dtype)
+
+
 def by_finufft(kind: int, data: Tensor, uv: Tensor, shape: Shape, eps: float) -> Tensor:
     import finufft
 

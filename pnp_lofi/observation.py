@@ -133,7 +133,11 @@ def read_observation(path: str | os.PathLike[str]) -> Observation:
         raise ValueError(f"{path} is not a whole HDF5 file (truncated?): {error}") from error
 
 
-def _read(f: h5py.File, path: Path) -> Observation:
+def check_layout(f: h5py.File, path: Path) -> str:
+    """The name of the baselines' data set.
+
+    :raises ValueError: if the file is not of the layout; says what is missing.
+    """
     version = f.attrs.get("version", VERSION)
     if version != VERSION:
         raise ValueError(f"{path} has version {version} of the layout, this pnp_lofi reads {VERSION}; update pnp_lofi")
@@ -145,6 +149,11 @@ def _read(f: h5py.File, path: Path) -> Observation:
     groups = [name for name in (baselines, "frequency", "vis", "weight", "flag") if isinstance(f.get(name), h5py.Group)]
     if groups:
         raise ValueError(f"{path}: {', '.join(groups)} should be data sets, not groups; see docs/obs_h5.md")
+    return baselines
+
+
+def _read(f: h5py.File, path: Path) -> Observation:
+    baselines = check_layout(f, path)
     rows = f["vis"].shape
     centre = np.ravel(f.attrs.get("phase_centre_deg", (0.0, 0.0)))
     if len(centre) != 2:

@@ -16,7 +16,7 @@ from pnp_lofi.figures import Panel, save_figure
 from pnp_lofi.files import check_writable
 from pnp_lofi.fits import sky_header, write_fits
 from pnp_lofi.observation import Observation, read_observation
-from pnp_lofi.operators import NUFFT, default_cell, meerkat_uvw, uv_radians, w_phase
+from pnp_lofi.operators import NUFFT, StreamedNUFFT, default_cell, meerkat_uvw, uv_radians, w_phase
 from pnp_lofi.priors import LoFiPrior
 from pnp_lofi.solution import Solution
 
@@ -89,12 +89,16 @@ def measurement(obs: Observation, shape: tuple[int, int], *, cell: float | None 
 def _warn_of_w(obs: Observation, shape: tuple[int, int], cell: float) -> None:
     if obs.uvw.shape[1] < 3:
         return
-    edge, corner = w_phase(torch.as_tensor(obs.uvw), float(np.max(obs.frequency)), cell, shape)
+    warn_of_w(*w_phase(torch.as_tensor(obs.uvw), float(np.max(obs.frequency)), cell, shape), stacklevel=4)
+
+
+def warn_of_w(edge: float, corner: float, *, stacklevel: int = 2) -> None:
+    """Warn if the neglected w phase is large at the image's edge [rad]; it is told for the corner as well."""
     if edge > W_WARNING:
         warnings.warn(
             f"the w-term is neglected: its phase reaches {edge:.2f} rad at the image's edge ({corner:.2f} at the "
             "corner); sources out there are smeared. A smaller field (--size) is exact.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
@@ -112,7 +116,7 @@ class RadioImage:
     noise: float
 
 
-def image(op: NUFFT, y: Tensor, prior: Denoiser, **solver: Any) -> RadioImage:
+def image(op: NUFFT | StreamedNUFFT, y: Tensor, prior: Denoiser, **solver: Any) -> RadioImage:
     """Reconstruct a nonnegative sky and what a radio astronomer looks at beside it.
 
     :param solver: keyword arguments of :class:`ADMM` and ``truth``.

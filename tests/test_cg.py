@@ -1,10 +1,14 @@
 """Conjugate gradients against dense linear algebra."""
 
+import warnings
+
 import pytest
 import torch
 from deepinv.physics import Denoising, LinearPhysics
 
 from pnp_lofi.cg import conjugate_gradient, linear_map, operator_norm, solve_normal
+from pnp_lofi.operators import Radon
+from pnp_lofi.operators.base import ConvergenceWarning
 
 
 def matrix(n: int, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
@@ -114,3 +118,29 @@ def test_bad_input() -> None:
     broken = LinearPhysics(A=lambda x, **k: x * torch.nan, A_adjoint=lambda y, **k: y, noise_model=None)
     with pytest.raises(ValueError, match="NaN or inf"):
         operator_norm(broken, b)
+
+
+def test_a_singular_system_is_reported() -> None:
+    """alpha = 0 with a null space: an answer for data in the range, a warning for the rest, never NaN or inf."""
+    op = Radon((8, 8), 2)
+    b = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(ConvergenceWarning, match="conjugate gradients stopped after"):
+        x, info = op.solve_normal(b, 0.0)
+    assert not info.converged and bool(torch.isfinite(x).all())
+    y = op.A(b)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x, info = op.solve_normal(op.A_adjoint(y), 0.0)
+        torch.testing.assert_close(op.A(op.A_dagger(y)), y, rtol=1e-4, atol=1e-4)
+    assert info.converged
+
+
+def test_preconditioned_solution_is_the_same() -> None:
+    N = torch.diag(torch.logspace(0, 5, 30, dtype=torch.float64))
+    b = torch.randn(2, 30, dtype=torch.float64)
+    plain, slow = conjugate_gradient(lambda x: x @ N, b, tol=1e-10, max_iter=500)
+    fast, quick = conjugate_gradient(
+        lambda x: x @ N, b, tol=1e-10, max_iter=500, precondition=lambda r: r / (1.1 * N.diagonal())
+    )
+    torch.testing.assert_close(fast, plain)
+    assert quick.converged and quick.iterations <= 3 < slow.iterations

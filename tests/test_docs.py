@@ -19,7 +19,15 @@ from pnp_lofi.observation import read_observation
 from pnp_lofi.radio import measurement
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["docs/guide.md", "docs/network.md", "docs/obs_h5.md", "README.md"]
+PAGES = [
+    "docs/ct.md",
+    "docs/guide.md",
+    "docs/network.md",
+    "docs/obs_h5.md",
+    "docs/operators.md",
+    "docs/radio.md",
+    "README.md",
+]
 DOCUMENTS = sorted({*PAGES, "docs/conventions.md", "CONTRIBUTING.md", "CHANGELOG.md"})
 BLOCK = re.compile(r"(?P<skip><!-- not run -->\s*)?^```python\n(?P<code>.*?)^```$", re.M | re.S)
 
