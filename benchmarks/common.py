@@ -170,7 +170,8 @@ def write_result(name: str, payload: dict[str, Any], folder: Path = RESULTS) -> 
 
 def report(name: str, payload: dict[str, Any], folder: Path = RESULTS) -> None:
     """Print the tables that the docs show, and write the JSON they are made from."""
-    from benchmarks.table import TABLES, Sheet
+    from benchmarks.sheet import Sheet
+    from benchmarks.table import TABLES
 
     path = write_result(name, payload, folder)
     console = Console(width=None if sys.stdout.isatty() else 180)

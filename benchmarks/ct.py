@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from benchmarks.common import mean, parser, peak_memory_of, report, start, timed
+from benchmarks.common import mean, peak_memory_of, timed
 from pnp_lofi import ADMM, LoFiPrior
 from pnp_lofi.fbp import ramp_filter
 from pnp_lofi.operators import LowDose, Radon, Weighted
@@ -191,14 +191,6 @@ def _relative(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b).norm() / b.norm())
 
 
-def main() -> None:
-    made = parser(__doc__, "ct", data=True)
-    made.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512])
-    made.add_argument("--repeats", type=int, default=5, help="timed calls; the fastest counts")
-    args = start(made)
-    report("ct", measure(args.sizes, args.repeats, args.data), args.results)
-
-
 def measure(sizes: list[int], repeats: int, data: Path) -> dict[str, Any]:
     """Everything, as the JSON has it."""
     from benchmarks import ct_gpu
@@ -210,7 +202,3 @@ def measure(sizes: list[int], repeats: int, data: Path) -> dict[str, Any]:
         found |= {"slices": slices(data), "low_dose": low_dose(data)}
     found["gpu"] = ct_gpu.rows()
     return found
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,6 @@ noise of 0.148 in every pixel (so have the authors' notebooks, CosmoStat/jax-len
 beside it vary. Cases: that noise; the maps taken for its noise, which is wrong; and noise drawn as the maps say.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import DATA
 from pnp_lofi.lensing import grid_shear
 from pnp_lofi.lensing_power import power_grid, smooth
 from pnp_lofi.operators import KaiserSquires
@@ -128,14 +126,3 @@ def _real(folder: Path) -> list[dict[str, Any]]:
         "correlation": float(torch.corrcoef(torch.stack([maps.gamma.double().flatten(), shear.flatten()]))[0, 1])
     }
     return [row, gridded]
-
-
-def main() -> None:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.lensing", description=__doc__)
-    made.add_argument("--data", type=Path, default=DATA, help="folder of the real data (../shared/data)")
-    for row in rows(made.parse_args().data):
-        print(", ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,6 @@
 Rows are dicts; seconds are of the fastest call. Accuracy is against the direct DFT, a sum of exponentials in float64.
 """
 
-import json
 import math
 import tempfile
 import time
@@ -16,8 +15,7 @@ import h5py
 import torch
 from torch import Tensor
 
-from benchmarks.common import Measured, machine_line, parser, peak_memory_of, start, timed, write_result
-from benchmarks.common import machine as this_machine
+from benchmarks.common import Measured, peak_memory_of, timed
 from pnp_lofi.operators import (
     NUFFT,
     NormalEquations,
@@ -298,25 +296,14 @@ def weighting_rows(side: int = SIDE, hours: float = 4.0) -> list[Row]:
     return rows
 
 
-def main() -> None:
-    made = parser(__doc__, "radio")
-    made.add_argument("--side", type=int, default=SIDE, help="of the image [pixel]")
-    args = start(made)
-    payload = {
-        "accuracy": accuracy_rows(side=args.side),
-        "prox": prox_rows(side=args.side),
-        "preconditioner": preconditioner_rows(args.side),
-        "weighting": weighting_rows(args.side),
-        "streamed": streamed_rows(side=args.side),
-        "deepinv": deepinv_rows(side=args.side),
+def measure(side: int = SIDE) -> dict[str, Any]:
+    """Everything, as the JSON has it."""
+    return {
+        "side": side,
+        "accuracy": accuracy_rows(side=side),
+        "prox": prox_rows(side=side),
+        "preconditioner": preconditioner_rows(side),
+        "weighting": weighting_rows(side),
+        "streamed": streamed_rows(side=side),
+        "deepinv": deepinv_rows(side=side),
     }
-    for name, rows in payload.items():
-        print(f"\n{name}")
-        for row in rows:
-            print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}))
-    print(machine_line(this_machine()))
-    print(f"written: {write_result('radio', {'side': args.side, **payload}, args.results)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,27 +7,16 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from benchmarks import operator_tables
 from benchmarks.common import RESULTS, ROOT, machine_line
+from benchmarks.sheet import Sheet, number, times
 
 FILES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-class Sheet(NamedTuple):
-    """A table of text."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-
-    def markdown(self) -> str:
-        lines = [f"**{self.title}**", ""] if self.title else []
-        lines += [_line(self.columns), _line(("---", *("---:" for _ in self.columns[1:])))]
-        return "\n".join(lines + [_line(row) for row in self.rows])
 
 
 def denoise(found: dict[str, Any]) -> list[Sheet]:
@@ -37,16 +26,16 @@ def denoise(found: dict[str, Any]) -> list[Sheet]:
     rows = []
     for row in found["quality"]:
         lost = f"{row['loss']:.4f} ({row['largest_loss']:.4f})"
-        beside = (_number(row[name], 2) for name in reference)
-        rows.append((row["sigma"], _number(row["float32"], 2), _number(row["bfloat16"], 2), lost, *beside))
+        beside = (number(row[name], 2) for name in reference)
+        rows.append((row["sigma"], number(row["float32"], 2), number(row["bfloat16"], 2), lost, *beside))
     quality = Sheet(f"PSNR [dB], mean of {found['images']} images of Set12", columns, rows)
     level = next(row for row in found["quality"] if row["sigma"] == "25/255")
-    accuracy = {f"LoFi, {precision}": _number(level[precision], 2) for precision in ("float32", "bfloat16")}
-    accuracy["DnCNN (deepinv)"] = f"{_number(level['DnCNN-S-25'], 2)} (DnCNN-S-25, quoted)"
+    accuracy = {f"LoFi, {precision}": number(level[precision], 2) for precision in ("float32", "bfloat16")}
+    accuracy["DnCNN (deepinv)"] = f"{number(level['DnCNN-S-25'], 2)} (DnCNN-S-25, quoted)"
     columns = ("network", "parameters", "seconds", "over LoFi float32", "over LoFi bfloat16", "PSNR at 25/255 [dB]")
     rows = [
-        (row["network"], f"{row['parameters']:,}", _number(row["seconds"], 3), _times(row["over_float32"]),
-         _times(row["over_bfloat16"]), accuracy.get(row["network"], "-"))
+        (row["network"], f"{row['parameters']:,}", number(row["seconds"], 3), times(row["over_float32"]),
+         times(row["over_bfloat16"]), accuracy.get(row["network"], "-"))
         for row in found["speed"]
     ]  # fmt: skip
     sheets = [quality, Sheet(f"One image of {found['side']} x {found['side']}", columns, rows)]
@@ -54,7 +43,7 @@ def denoise(found: dict[str, Any]) -> list[Sheet]:
         turned = f"{seen['rotation_db']:+.3f} dB (worst image {seen['largest_rotation_db']:+.3f})"
         rows = [("PSNR of the image turned by 90 degrees", turned),
                 (f"rms error within {seen['margin']} pixels of the border over the interior's",
-                 _times(seen["border_over_interior"]))]  # fmt: skip
+                 times(seen["border_over_interior"]))]  # fmt: skip
         sheets.append(Sheet("", ("symmetry and borders, 25/255", "measured"), rows))
     return sheets
 
@@ -67,8 +56,8 @@ def inpaint(found: dict[str, Any]) -> list[Sheet]:
         "LoFi-ADMM, untuned, noise level estimated": found["lofi_estimated"],
     }
     rows = [
-        (name, _number(row["psnr"], 2), f"{row['psnr'] - tv['psnr']:+.2f}", _number(row["ssim"], 4),
-         _number(row["seconds"], 1), _times(row["seconds"] / tv["seconds"]))
+        (name, number(row["psnr"], 2), f"{row['psnr'] - tv['psnr']:+.2f}", number(row["ssim"], 4),
+         number(row["seconds"], 1), times(row["seconds"] / tv["seconds"]))
         for name, row in methods.items()
     ]  # fmt: skip
     columns = ("method", "PSNR [dB]", "over TV [dB]", "SSIM", "seconds an image", "time over TV's")
@@ -85,21 +74,21 @@ def radio_m31(found: dict[str, Any]) -> list[Sheet]:
     for h in hours:
         for name, values in reference.items():
             gain = f"{values[h] - quantifai[h]:+.2f}"
-            rows.append((f"{name} (quoted)", h, _number(values[h], 2), gain, *("-" for _ in columns[4:])))
+            rows.append((f"{name} (quoted)", h, number(values[h], 2), gain, *("-" for _ in columns[4:])))
         for best in (tv["best"] for tv in found["tv"] if str(tv["hours"]) == h):
             gain = f"{best['snr'] - quantifai[h]:+.2f}"
             rows.append((
-                f"TV (deepinv) in our ADMM, oracle-tuned: ths {best['ths']:g}", h, _number(best["snr"], 2), gain,
-                _number(best["psnr"], 2), _number(best["misfit"], 3), str(best["iterations"]), "-",
-                _number(best["seconds"], 1), "-", "-",
+                f"TV (deepinv) in our ADMM, oracle-tuned: ths {best['ths']:g}", h, number(best["snr"], 2), gain,
+                number(best["psnr"], 2), number(best["misfit"], 3), str(best["iterations"]), "-",
+                number(best["seconds"], 1), "-", "-",
             ))  # fmt: skip
         for row in (row for row in found["rows"] if str(row["hours"]) == h):
             error = row["noise_error"]
             rows.append((
-                f"LoFi-ADMM, sigma {row['sigma']}", h, _number(row["snr"], 2), f"{row['snr'] - quantifai[h]:+.2f}",
-                _number(row["psnr"], 2), _number(row["misfit"], 3), f"{row['iterations']} ({row['status']})",
-                f"{row['denoiser_calls']} / {row['cg_steps']}", _number(row["seconds"], 1),
-                _number(row["peak_memory_mb"], 0), "-" if error is None else f"{error:+.1%}",
+                f"LoFi-ADMM, sigma {row['sigma']}", h, number(row["snr"], 2), f"{row['snr'] - quantifai[h]:+.2f}",
+                number(row["psnr"], 2), number(row["misfit"], 3), f"{row['iterations']} ({row['status']})",
+                f"{row['denoiser_calls']} / {row['cg_steps']}", number(row["seconds"], 1),
+                number(row["peak_memory_mb"], 0), "-" if error is None else f"{error:+.1%}",
             ))  # fmt: skip
     return [Sheet(f"M31, QuantifAI's coverage, {found['data_snr']:g} dB", columns, rows)]
 
@@ -109,13 +98,13 @@ def toeplitz(found: dict[str, Any]) -> list[Sheet]:
                "A then A^H [ms]", "convolution [ms]", "speed-up", "kernel, once [s]")  # fmt: skip
     rows = [
         (row["coverage"], f"{row['dtype']}, {_eps(row['eps'])}", f"{row['difference']:.1e}",
-         f"{row['error_toeplitz']:.1e}", f"{row['error_nufft']:.1e}", _number(1e3 * row["nufft_seconds"], 1),
-         _number(1e3 * row["toeplitz_seconds"], 1), _times(row["speed_up"]), _number(row["kernel_seconds"], 2))
+         f"{row['error_toeplitz']:.1e}", f"{row['error_nufft']:.1e}", number(1e3 * row["nufft_seconds"], 1),
+         number(1e3 * row["toeplitz_seconds"], 1), times(row["speed_up"]), number(row["kernel_seconds"], 2))
         for row in found["rows"]
     ]  # fmt: skip
     quoted = [
-        (f"M = {row['visibilities']} (quoted)", "float32, default", "-", "-", "-", _number(row["nufft_ms"], 1),
-         _number(row["toeplitz_ms"], 1), _times(row["nufft_ms"] / row["toeplitz_ms"]), "-")
+        (f"M = {row['visibilities']} (quoted)", "float32, default", "-", "-", "-", number(row["nufft_ms"], 1),
+         number(row["toeplitz_ms"], 1), times(row["nufft_ms"] / row["toeplitz_ms"]), "-")
         for row in found["reference"]["Quoted"]["rows"]
     ]  # fmt: skip
     return [Sheet(f"{found['side']} x {found['side']}", columns, rows + quoted)]
@@ -128,13 +117,13 @@ def memory(found: dict[str, Any]) -> list[Sheet]:
     full = found["full"]
     if full:
         runs.append((f"inpainting, whole ({full['iterations']} iterations)", full["side"], full))
-    rows = [("imports and network", "-", "-", _number(found["imports_mb"], 0), "0", "-", "-")]
+    rows = [("imports and network", "-", "-", number(found["imports_mb"], 0), "0", "-", "-")]
     for name, side, run in runs:
         peak = run["peak_memory_mb"]
         whole = not name.startswith("inpainting,") or "whole" in name  # a few iterations say nothing of quality
         rows.append((
-            name, str(side), _number(4 * side**2 / 2**20, 1), _number(peak, 0), _number(peak - found["imports_mb"], 0),
-            _number(run["psnr"], 2) if whole else "-", _number(run["seconds"], 1),
+            name, str(side), number(4 * side**2 / 2**20, 1), number(peak, 0), number(peak - found["imports_mb"], 0),
+            number(run["psnr"], 2) if whole else "-", number(run["seconds"], 1),
         ))  # fmt: skip
     return [Sheet(f'Prior "{found["prior"]}"', columns, rows)]
 
@@ -144,23 +133,23 @@ def lofi(found: dict[str, Any]) -> list[Sheet]:
                "GFLOP/s", "of the GEMM rate",
                "largest difference")  # fmt: skip
     rows = [
-        (row["name"], f"{row['side']}^2", _number(row["seconds"], 2), _times(row["speed_up"]),
-         _times(row["like_for_like"]),
-         _number(row["gflops"], 0), f"{row['share']:.0%} of {row['gemm_gflops']:.0f}", f"{row['difference']:.1e}")
+        (row["name"], f"{row['side']}^2", number(row["seconds"], 2), times(row["speed_up"]),
+         times(row["like_for_like"]),
+         number(row["gflops"], 0), f"{row['share']:.0%} of {row['gemm_gflops']:.0f}", f"{row['difference']:.1e}")
         for row in found["paper"]
     ]  # fmt: skip
     sheets = [Sheet("", columns, rows)]
     columns = (f"one image of {found['s_side']}^2", "parameters", "seconds", "over S float32", "over S bfloat16")
     rows = [
-        (row["name"], f"{row['parameters']:,}", _number(row["seconds"], 3), _times(row["over_float32"]),
-         _times(row["over_bfloat16"]))
+        (row["name"], f"{row['parameters']:,}", number(row["seconds"], 3), times(row["over_float32"]),
+         times(row["over_bfloat16"]))
         for row in found["size_s"]
     ]  # fmt: skip
     sheets.append(Sheet("", columns, rows))
     sides = sorted({row["side"] for row in found["memory"]})
     kinds = list(dict.fromkeys((row["network"], row["task"]) for row in found["memory"]))
     at = {(row["network"], row["task"], row["side"]): row["mb"] for row in found["memory"]}
-    rows = [(f"{task}, {kind}", *(_number(at[kind, task, side], 0) for side in sides)) for kind, task in kinds]
+    rows = [(f"{task}, {kind}", *(number(at[kind, task, side], 0) for side in sides)) for kind, task in kinds]
     sheets.append(Sheet("", ("peak memory beyond tensors [MB]", *(f"{side}^2" for side in sides)), rows))
     rows = [
         (row["check"], f"{row['float32']:.0e}" if "float32" in row else "-",
@@ -179,8 +168,8 @@ def sharing(found: dict[str, Any]) -> list[Sheet]:
     columns = ("network", "multiply-adds a pixel", *(f"held out, {n}/255" for n in levels),
                *(f"Set12, {n}/255" for n in levels), "training [s]")  # fmt: skip
     rows = [
-        (row["title"], f"{row['macs']:,}", *(_number(x, 2) for x in row["held_out"]),
-         *(_number(x, 2) for x in row["set12"]), _number(row["train_seconds"], 0))
+        (row["title"], f"{row['macs']:,}", *(number(x, 2) for x in row["held_out"]),
+         *(number(x, 2) for x in row["set12"]), number(row["train_seconds"], 0))
         for row in sorted(found["rows"], key=lambda row: row["macs"])
     ]  # fmt: skip
     return [Sheet(f"PSNR [dB] after {found['steps']} steps of training", columns, rows)]
@@ -189,8 +178,8 @@ def sharing(found: dict[str, Any]) -> list[Sheet]:
 def demo(found: dict[str, Any]) -> list[Sheet]:
     columns = ("problem", "method", "PSNR [dB]", "SSIM", "seconds", "peak memory [MB]")
     rows = [
-        (row["problem"], row["method"], _number(row["psnr"], 2), _number(row["ssim"], 4), _number(row["seconds"], 1),
-         _number(row["peak_memory_mb"], 0))
+        (row["problem"], row["method"], number(row["psnr"], 2), number(row["ssim"], 4), number(row["seconds"], 1),
+         number(row["peak_memory_mb"], 0))
         for row in found["rows"]
     ]  # fmt: skip
     return [Sheet("", columns, rows)]
@@ -205,6 +194,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
     "radio_m31": radio_m31,
     "sharing": sharing,
     "toeplitz": toeplitz,
+    **operator_tables.TABLES,
 }
 
 
@@ -237,18 +227,6 @@ def refresh(text: str, folder: Path) -> str:
         return f"{match[1]}{body}{match[3]}"
 
     return BLOCK.sub(replace, text)
-
-
-def _line(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
 def _eps(eps: float | None) -> str:
