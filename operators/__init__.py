@@ -3,6 +3,7 @@
 from pnp_lofi.operators.base import ConvergenceWarning, Operator
 from pnp_lofi.operators.blur import Blur
 from pnp_lofi.operators.combine import Composed, Stacked
+from pnp_lofi.operators.ct_adapters import AstraRadon, TorchRadon
 from pnp_lofi.operators.derivatives import Derivatives
 from pnp_lofi.operators.downsample import Downsample
 from pnp_lofi.operators.fan_beam import FanBeam
@@ -23,6 +24,7 @@ from pnp_lofi.operators.weighting import WeightGrid, imaging_weights, noise_incr
 
 __all__ = [
     "NUFFT",
+    "AstraRadon",
     "Blur",
     "Composed",
     "ConvergenceWarning",
@@ -40,6 +42,7 @@ __all__ = [
     "Radon",
     "Stacked",
     "StreamedNUFFT",
+    "TorchRadon",
     "WeightGrid",
     "Weighted",
     "cartesian_lines",

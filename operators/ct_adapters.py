@@ -79,7 +79,19 @@ class AstraRadon(_Adapter):
         return torch.from_numpy(made).to(t.device, t.dtype) * self.radon.pixel_size
 
 
-class _Astra:
+class _Held:
+    """Something of another package that a copy of the adapter shares, because it cannot be copied."""
+
+    operator: Any
+
+    def __init__(self, operator: Any = None) -> None:
+        self.operator = operator
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Held":
+        return self
+
+
+class _Astra(_Held):
     """A projector in ASTRA's own memory, in units of pixels; it lives as long as this object."""
 
     def __init__(self, radon: Radon, projector: str) -> None:
@@ -96,10 +108,7 @@ class _Astra:
         else:
             geometry = self._package.create_proj_geom("parallel", spacing, radon.detectors, angles)
         self._number = self._package.create_projector(projector, geometry, volume)
-        self.operator = self._package.OpTomo(self._number)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Astra":
-        return self  # nothing in it changes
+        super().__init__(self._package.OpTomo(self._number))
 
     def __del__(self) -> None:
         if hasattr(self, "_number"):
@@ -130,19 +139,20 @@ class TorchRadon(_Adapter):
             )
         angles, spacing = radon.angles.float().cpu(), radon.at_centre
         if hasattr(package, "ParallelBeam"):
-            self._package = package.ParallelBeam(radon.detectors, angles, spacing, (height, width))
+            operator = package.ParallelBeam(radon.detectors, angles, spacing, (height, width))
         elif height != width or height % 16:
             raise ValueError(
                 f"torch-radon 1 needs square images with a multiple of 16 pixels a side, got {height} x {width}"
             )
         else:
-            self._package = package.Radon(height, angles, det_count=radon.detectors, det_spacing=spacing)
+            operator = package.Radon(height, angles, det_count=radon.detectors, det_spacing=spacing)
+        self._held = _Held(operator)
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self._package.forward(x.detach().float()).to(x.dtype) * self.radon.pixel_size
+        return self._held.operator.forward(x.detach().float()).to(x.dtype) * self.radon.pixel_size
 
     def _backward(self, y: Tensor) -> Tensor:
-        return self._package.backprojection(y.detach().float()).to(y.dtype) * self.radon.pixel_size
+        return self._held.operator.backprojection(y.detach().float()).to(y.dtype) * self.radon.pixel_size
 
 
 def _need(name: str, what: str) -> Any:
