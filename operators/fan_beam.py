@@ -2,19 +2,16 @@
 
 import functools
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from pnp_lofi.fbp import parker, ramp_filter, view_weights
+from pnp_lofi.fbp import displaced, parker, ramp_filter, view_arc
 from pnp_lofi.operators.base import Shape, checked_shape
-from pnp_lofi.operators.projector import Projector, check_length
+from pnp_lofi.operators.projector import Projector, check_length, warn_of_arc
 from pnp_lofi.rays import footprint
-
-FULL = 0.98  # of a turn: from here on a scan is a whole turn
 
 
 class FanBeam(Projector):
@@ -71,6 +68,12 @@ class FanBeam(Projector):
         """Spacing of the rays at the axis of rotation [pixel]."""
         return self.spacing * self.source_origin / self.source_detector / self.pixel_size
 
+    @property
+    def reach(self) -> float:
+        """How far the image's corners project [the unit of length, at the detector]."""
+        radius = super().reach
+        return self.source_detector * radius / math.sqrt(self.source_origin**2 - radius**2)
+
     def lines(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         """theta = b - g [rad] and s = SO sin g [pixel] with tan g = u / SD, (A, D) each."""
         gamma = self._fan(angles.device)
@@ -85,52 +88,60 @@ class FanBeam(Projector):
         :param float cutoff: where the filter ends, as a fraction of the Nyquist frequency.
         :returns: (B, C, H, W).
         :raises ValueError: for an unknown filter or a cut-off out of range.
-        Warns if the views cover less than half a turn and the fan, from which no image is complete.
-        Source: Kak and Slaney, equations 3.97 to 3.101; Parker 1982.
+        Warns if less than half a turn and the fan is covered, or the projections go on beyond the detector. A detector
+        that is displaced to one side takes a whole turn of views.
+        Source: Kak and Slaney, equations 3.97 to 3.101; Parker 1982; Wang 2002.
         """
         self._check_data(y)
         gamma = self._fan(self.angles.device)
         spacing = self.spacing * self.source_origin / self.source_detector
-        weights = gamma.cos() * self._redundancy(gamma) * view_weights(self.angles, 2 * math.pi)[:, None]
-        q = ramp_filter(y * weights.to(y.dtype), spacing, filter, cutoff)
+        q = ramp_filter(y * (gamma.cos() * self._view_weights(y, gamma)).to(y.dtype), spacing, filter, cutoff)
+        far = self.reach / self.source_detector  # tan of the fan angle of the image's rim
+        widest = self.at_centre * (1 + far) * math.hypot(1, far)  # footprint of a ray on the far side
+        reach = math.ceil(widest * math.sqrt(2)) + 1
         weigh = functools.partial(
             _interpolate,
             shape=self.shape,
             centre=self.centre,
             spacing=self.at_centre,
             source=self.source_origin / self.pixel_size,
+            reach=reach,
         )
-        return self._smear(q.flatten(0, 1).flatten(1), weigh).view(*y.shape[:2], *self.shape)
+        return self._smear(q, weigh, reach)
 
     def _fan(self, device: torch.device) -> Tensor:
         """(D,) angles of the rays in the fan [rad]."""
         return torch.atan(self.positions(device) / self.source_detector)
 
-    def _redundancy(self, gamma: Tensor) -> Tensor:
-        """How much of each line's two measurements a ray stands for, (A, D)."""
-        turn, views = 2 * math.pi, torch.sort(self.angles % (2 * math.pi)).values
-        gaps = torch.diff(views, append=views[:1] + turn)
-        widest = int(gaps.argmax())
-        step = float(view_weights(self.angles, turn).median())
-        arc = turn - float(gaps[widest]) + step
-        if arc >= FULL * turn or len(views) == 1:
-            return torch.full((len(views), len(gamma)), 0.5, dtype=torch.float64, device=gamma.device)
-        start = views[(widest + 1) % len(views)] - step / 2
-        beta = (self.angles - start) % turn
-        needed = math.pi + 2 * float(gamma.abs().max())
-        if arc < needed - step:
-            warnings.warn(
-                f"the views cover {math.degrees(arc):.0f} degrees, a whole image needs {math.degrees(needed):.0f}: "
-                "filtered backprojection will lack edges, an iterative solver may not",
-                UserWarning,
-                stacklevel=3,
-            )
-            return torch.ones((len(views), len(gamma)), dtype=torch.float64, device=gamma.device)
-        return parker(beta[:, None], gamma[None], arc)
+    def _view_weights(self, y: Tensor, gamma: Tensor) -> Tensor:
+        """(A, D): of the arc what a view stands for, times what a ray stands for of the line's two measurements."""
+        turn = 2 * math.pi
+        arc = view_arc(self.angles, turn)
+        one_sided = displaced(gamma, math.atan(self.reach / self.source_detector))
+        if arc.length == turn:
+            places = self.positions()
+            ends = (0, -1) if one_sided is None else (-1,) if float(places[-1] + places[0]) > 0 else (0,)
+            self._warn_if_cut(y, ends)
+            return arc.weights[:, None] * (torch.full_like(gamma, 0.5) if one_sided is None else one_sided)
+        self._warn_if_cut(y, (0, -1))
+        needed = math.pi + 2 * min(float(gamma.abs().max()), math.atan(self.reach / self.source_detector))
+        if arc.length < needed - arc.length / len(self.angles):
+            warn_of_arc(arc.length, needed)
+        if arc.length <= math.pi:
+            return arc.weights[:, None].expand(-1, len(gamma))
+        return arc.weights[:, None] * parker(((self.angles - arc.start) % turn)[:, None], gamma[None], arc.length)
 
 
 def _interpolate(
-    theta: Tensor, s: Tensor, rows: bool, *, shape: Shape, centre: tuple[float, float], spacing: float, source: float
+    theta: Tensor,
+    s: Tensor,
+    rows: bool,
+    *,
+    shape: Shape,
+    centre: tuple[float, float],
+    spacing: float,
+    source: float,
+    reach: int,
 ) -> tuple[Tensor, Tensor]:
     """Linear interpolation between detectors at each pixel, over its squared distance from the source."""
 
@@ -142,6 +153,4 @@ def _interpolate(
         hat = (1 - (u - source * gamma.tan()).abs() / spacing).clamp(min=0)
         return torch.where(depth > 0, hat / depth.clamp(min=1e-12) ** 2, 0)
 
-    widest = spacing * (1 + math.hypot(*shape) / 2 / source)  # of the ray's footprint, on the far side
-    reach = math.ceil(widest * math.sqrt(2) / math.cos(math.asin(min(1.0, math.hypot(*shape) / 2 / source)))) + 1
     return footprint(theta, s, shape, centre, rows, reach=reach, weigh=weigh)

@@ -5,6 +5,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # it needs triton
 
 BACKENDS = ("auto", "sparse", "free", "triton")
 SMALLEST = 0.28  # of 1/N: the frequency that stands for DC in the spectrum 1/|k| of backprojection after projection
+CUT = 0.1  # of the mean profile's maximum: more at an end of the detector means that the object goes on there
 GRID = 1e-6  # views in single precision that differ by less from an even spacing [rad] were meant to be even
 
 
@@ -32,14 +34,15 @@ class Projector(Operator):
 
     x to the right, y up, both zero at ``centre``; lengths are in the unit of ``pixel_size``. On a CPU two sparse
     matrices, made when they are first needed, are applied ("sparse"); where they would take more than ``max_memory``
-    the same weights are computed anew each time ("free"). On a GPU the weights are computed in Triton ("triton").
+    the same weights are computed anew in each call ("free"), with a warning. On a GPU they are computed in Triton
+    ("triton").
 
     :param tuple shape: (H, W).
     :param angles: (A,) [rad] in any order; an integer: so many even ones from 0, over the whole arc.
     :param int detectors: D. float spacing: of the detectors; float offset: of the middle of the detector.
     :param tuple centre: row and column of the axis of rotation [pixel]; default ((H - 1)/2, (W - 1)/2).
     :param float pixel_size: in the user's unit of length, which the result is in as well.
-    :param float max_memory: of the matrices [MB].
+    :param float max_memory: of all matrices that are kept [MB]; making one takes about three times its size.
     :raises ValueError: if angles are empty, NaN or inf, lengths are not positive, the backend is unknown.
     """
 
@@ -68,8 +71,8 @@ class Projector(Operator):
         angles = checked_angles(angles, self.arc)
         if detectors != int(detectors) or detectors < 1:
             raise ValueError(f"detectors must be a positive integer, got {detectors}")
-        if not math.isfinite(offset):
-            raise ValueError(f"the detector offset must be finite, got {offset}")
+        if not all(math.isfinite(value) for value in (offset, *(centre or ()))):
+            raise ValueError(f"the detector offset and the centre must be finite, got {offset} and {centre}")
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         super().__init__(
@@ -91,7 +94,6 @@ class Projector(Operator):
         self._smearing: dict[torch.dtype, RayMatrix] = {}
         self._compiled: RayKernels | None = None
         self._found: Orbits | None = None
-        self._weights: int | None = None
 
     # ---- what a geometry brings --------------------------------------------------------------------------
 
@@ -103,6 +105,12 @@ class Projector(Operator):
     def at_centre(self) -> float:
         """Spacing of the rays at the axis of rotation [pixel]."""
         return self.spacing / self.pixel_size
+
+    @property
+    def reach(self) -> float:
+        """How far the image's corners project [the unit of length, at the detector]."""
+        (H, W), (cy, cx) = self.shape, self.centre
+        return math.hypot(max(cy, H - 1 - cy) + 0.5, max(cx, W - 1 - cx) + 0.5) * self.pixel_size
 
     def positions(self, device: torch.device | None = None) -> Tensor:
         """(D,) places of the detectors [the unit of length], float64."""
@@ -119,37 +127,45 @@ class Projector(Operator):
         :returns: (B, C, A, D) [unit of x times unit of length].
         """
         if angles is None:
-            return super().A(x)
+            return super().A(x, **kwargs)
         self._check_image(x)
-        if angles.shape != self.angles.shape:
-            raise ValueError(f"expected {tuple(self.angles.shape)} angles, got {tuple(angles.shape)}")
-        theta, s = self.lines(angles.double())
-        y = project(x.flatten(0, 1), theta.flatten(), s.flatten(), self._joseph) * self.pixel_size
-        return y.view(*x.shape[:2], *theta.shape)
+        y = project(x.flatten(0, 1), *self._rays(self._instead(angles)), self._joseph) * self.pixel_size
+        return y.view(*x.shape[:2], *self.data_shape[2:])
+
+    def A_adjoint(self, y: Tensor, *, angles: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """The exact adjoint of A, with the same ``angles``.
+
+        :param torch.Tensor y: (B, C, A, D).
+        :returns: (B, C, H, W).
+        """
+        if angles is None:
+            return super().A_adjoint(y, **kwargs)
+        self._check_data(y)
+        rays = y.flatten(0, 1).flatten(1)
+        x = backproject(rays, *self._rays(self._instead(angles)), self._joseph, self.shape) * self.pixel_size
+        return x.view(*y.shape[:2], *self.shape)
+
+    def _instead(self, angles: Tensor) -> Tensor:
+        if angles.shape != self.angles.shape or not bool(torch.isfinite(angles.detach()).all()):
+            raise ValueError(
+                f"expected {len(self.angles)} finite angles, got shape {tuple(angles.shape)}, or NaN or inf"
+            )
+        return angles.double()
 
     def _forward(self, x: Tensor) -> Tensor:
         images = x.detach().flatten(0, 1)
-        if self._engine(x) == "triton":
-            y = kernels.attempt(
-                lambda: self._on_gpu().forward(images), lambda: project(images, *self._rays(), self._joseph)
-            )
-        elif self._engine(x) == "sparse":
-            y = self._matrix(x.dtype).forward(images)
+        if self._on_gpu(x):
+            y = kernels.attempt(lambda: self._kernels().forward(images), lambda: self._matrix(x.dtype).forward(images))
         else:
-            y = project(images, *self._rays(), self._joseph)
+            y = self._matrix(x.dtype).forward(images)
         return (y * self.pixel_size).view(*x.shape[:2], *self.data_shape[2:])
 
     def _backward(self, y: Tensor) -> Tensor:
         rays = y.detach().flatten(0, 1).flatten(1)
-        if self._engine(y) == "triton":
-            x = kernels.attempt(
-                lambda: self._on_gpu().backward(rays),
-                lambda: backproject(rays, *self._rays(), self._joseph, self.shape),
-            )
-        elif self._engine(y) == "sparse":
-            x = self._matrix(y.dtype).backward(rays)
+        if self._on_gpu(y):
+            x = kernels.attempt(lambda: self._kernels().backward(rays), lambda: self._matrix(y.dtype).backward(rays))
         else:
-            x = backproject(rays, *self._rays(), self._joseph, self.shape)
+            x = self._matrix(y.dtype).backward(rays)
         return (x * self.pixel_size).view(*y.shape[:2], *self.shape)
 
     def _preconditioner(self, alpha: float | Tensor) -> Linear | None:
@@ -175,14 +191,27 @@ class Projector(Operator):
 
     # ---- filtered backprojection -------------------------------------------------------------------------
 
-    def _smear(self, q: Tensor, weigh: Weigh) -> Tensor:
-        """Backprojection for pictures: filtered data are interpolated at each pixel, which is not the adjoint of
-        Joseph's weights but leaves 0.9 dB less of the noise."""
-        if self._sparse(reach=2):
-            if q.dtype not in self._smearing:
-                self._smearing[q.dtype] = RayMatrix(self._orbits(), weigh, self.shape, q.dtype, both=False)
-            return self._smearing[q.dtype].backward(q)
-        return backproject(q, *self._rays(), weigh, self.shape)
+    def _smear(self, q: Tensor, weigh: Weigh, reach: int) -> Tensor:
+        """Backprojection for pictures: filtered data are interpolated at each pixel. That is not the adjoint of
+        Joseph's weights, but less of the noise is left.
+
+        :param torch.Tensor q: (B, C, A, D).
+        :param int reach: pixels to either side that the weights of a ray extend to.
+        """
+        if q.dtype not in self._smearing:
+            self._smearing[q.dtype] = self._made(weigh, q.dtype, reach=reach, both=False)
+        return self._smearing[q.dtype].backward(q.flatten(0, 1).flatten(1)).view(*q.shape[:2], *self.shape)
+
+    def _warn_if_cut(self, y: Tensor, ends: tuple[int, ...]) -> None:
+        """Warn if projections do not come down to nothing at the detector's ends, 0 and -1."""
+        profile = y.detach().abs().mean((0, 1, 2))
+        if any(float(profile[end]) > CUT * float(profile.max()) for end in ends):
+            warnings.warn(
+                "the projections do not fall to zero where the detector ends: what lies outside of it will brighten "
+                "the rim of the picture; an iterative solver on a larger image does better",
+                UserWarning,
+                stacklevel=4,
+            )
 
     # ---- bookkeeping -------------------------------------------------------------------------------------
 
@@ -190,8 +219,8 @@ class Projector(Operator):
     def _joseph(self) -> Weigh:
         return functools.partial(_weigh_joseph, shape=self.shape, centre=self.centre)
 
-    def _rays(self) -> tuple[Tensor, Tensor]:
-        theta, s = self.lines(self.angles)
+    def _rays(self, angles: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        theta, s = self.lines(self.angles if angles is None else angles)
         return theta.flatten(), s.flatten()
 
     def _orbits(self) -> Orbits:
@@ -202,40 +231,59 @@ class Projector(Operator):
 
     def _matrix(self, dtype: torch.dtype) -> RayMatrix:
         if dtype not in self._matrices:
-            self._matrices[dtype] = RayMatrix(self._orbits(), self._joseph, self.shape, dtype)
+            self._matrices[dtype] = self._made(self._joseph, dtype, reach=1, both=True)
         return self._matrices[dtype]
 
-    def _on_gpu(self) -> "RayKernels":
+    def _made(self, weigh: Weigh, dtype: torch.dtype, *, reach: int, both: bool) -> RayMatrix:
+        """A matrix that is kept if it fits ``max_memory`` together with those there are."""
+        rays = self._orbits()
+        count = reach * int(crossings(rays.theta, rays.s, self.shape, self.centre).sum())  # at most
+        needed = count * (4 + dtype.itemsize) * (2 if both else 1) / 2**20
+        there = sum(matrix.memory for matrix in (*self._matrices.values(), *self._smearing.values()))
+        keep = self.backend != "free" and needed + there <= self.max_memory and count < 2**31
+        if not keep and self.backend != "free":
+            warnings.warn(
+                f"the weights of the rays take up to {needed:.0f} MB beside {there:.0f} MB that are there, more than "
+                f"max_memory = {self.max_memory:g} MB: they are computed anew at each call, which is slow",
+                UserWarning,
+                stacklevel=2,
+            )
+        return RayMatrix(rays, weigh, self.shape, dtype, keep=keep, both=both)
+
+    def _kernels(self) -> "RayKernels":
         if self._compiled is None:
             from pnp_lofi.triton_rays import RayKernels
 
             self._compiled = RayKernels(*self.lines(self.angles), self.shape, self.centre)
         return self._compiled
 
-    def _sparse(self, *, reach: int = 1, itemsize: int = 4) -> bool:
-        """Whether the matrices fit: both of Joseph's, or the one of a wider footprint."""
-        if self._weights is None:
-            rays = self._orbits()
-            self._weights = int(crossings(rays.theta, rays.s, self.shape, self.centre).sum())
-        needed = 2 * self._weights * (4 + itemsize) / 2**20
-        return self.backend != "free" and needed <= self.max_memory and self._weights < 2**31 // reach
-
-    def _engine(self, data: Tensor) -> str:
+    def _on_gpu(self, data: Tensor) -> bool:
+        """Whether the kernels are to be used."""
         if self.backend == "triton" or (self.backend == "auto" and data.is_cuda):
             if data.dtype == torch.float32 and kernels.available(data):
-                return "triton"
+                return True
             if self.backend == "triton":
                 raise RuntimeError('backend="triton" needs float32 data on a CUDA device and the package triton')
-        return "sparse" if self._sparse(itemsize=data.dtype.itemsize) else "free"
+        return False
 
     def _forget(self) -> None:
-        self._matrices, self._smearing, self._found, self._weights, self._compiled = {}, {}, None, None, None
+        self._matrices, self._smearing, self._found, self._compiled = {}, {}, None, None
 
 
 def _weigh_joseph(
     theta: Tensor, s: Tensor, rows: bool, *, shape: Shape, centre: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     return joseph(theta, s, shape, centre, rows)
+
+
+def warn_of_arc(length: float, needed: float) -> None:
+    """Warn that views do not cover what filtered backprojection needs [rad]."""
+    warnings.warn(
+        f"the views cover {math.degrees(length):.0f} degrees, a whole image needs {math.degrees(needed):.0f}: filtered "
+        "backprojection will lack edges and brightness, an iterative solver may not",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def check_length(value: float, name: str) -> None:
@@ -246,7 +294,8 @@ def check_length(value: float, name: str) -> None:
 
 def checked_angles(angles: Tensor | Sequence[float] | int, arc: float) -> Tensor:
     """(A,) float64, with a warning if they look like degrees."""
-    if isinstance(angles, int):
+    if isinstance(angles, Integral):
+        angles = int(angles)
         if angles < 1:
             raise ValueError(f"the number of angles must be at least 1, got {angles}")
         return torch.arange(angles, dtype=torch.float64) * (arc / angles)

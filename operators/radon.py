@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pnp_lofi.fbp import ramp_filter, view_weights
+from pnp_lofi.fbp import displaced, ramp_filter, view_arc
 from pnp_lofi.operators.base import Shape, checked_shape
 from pnp_lofi.operators.low_dose import LowDose
-from pnp_lofi.operators.projector import Projector, check_length
+from pnp_lofi.operators.projector import Projector, check_length, warn_of_arc
 from pnp_lofi.rays import footprint
 
 
@@ -100,13 +100,32 @@ class Radon(Projector):
         :param float cutoff: where the filter ends, as a fraction of the Nyquist frequency.
         :returns: (B, C, H, W).
         :raises ValueError: for an unknown filter or a cut-off out of range.
-        Source: Kak and Slaney, Principles of Computerized Tomographic Imaging, section 3.3.
+        Warns if less than half a turn is covered, or the projections go on beyond the detector. A detector that is
+        displaced to one side takes a whole turn of views.
+        Source: Kak and Slaney, Principles of Computerized Tomographic Imaging, section 3.3; Wang 2002.
         """
         self._check_data(y)
-        q = ramp_filter(y, self.spacing, filter, cutoff)
-        q = q * view_weights(self.angles, math.pi).to(y.dtype)[:, None]
-        weigh = functools.partial(_interpolate, shape=self.shape, centre=self.centre, spacing=self.at_centre)
-        return self._smear(q.flatten(0, 1).flatten(1), weigh).view(*y.shape[:2], *self.shape)
+        weights = self._view_weights(y)
+        q = ramp_filter(y * weights.to(y.dtype), self.spacing, filter, cutoff)
+        reach = math.ceil(self.at_centre * math.sqrt(2))
+        weigh = functools.partial(
+            _interpolate, shape=self.shape, centre=self.centre, spacing=self.at_centre, reach=reach
+        )
+        return self._smear(q, weigh, reach)
+
+    def _view_weights(self, y: Tensor) -> Tensor:
+        """(A, 1), or (A, D) if the detector is displaced and the views go round a whole turn."""
+        places = self.positions()
+        one_sided = displaced(places, self.reach)
+        turn = view_arc(self.angles, 2 * math.pi)
+        if one_sided is not None and turn.length == 2 * math.pi:
+            self._warn_if_cut(y, (-1,) if float(places[-1] + places[0]) > 0 else (0,))
+            return turn.weights[:, None] * one_sided
+        self._warn_if_cut(y, (0, -1))
+        half = view_arc(self.angles, math.pi)
+        if half.length < math.pi:
+            warn_of_arc(half.length, math.pi)
+        return half.weights[:, None]
 
 
 def _padded(size: int) -> int:
@@ -115,12 +134,11 @@ def _padded(size: int) -> int:
 
 
 def _interpolate(
-    theta: Tensor, s: Tensor, rows: bool, *, shape: Shape, centre: tuple[float, float], spacing: float
+    theta: Tensor, s: Tensor, rows: bool, *, shape: Shape, centre: tuple[float, float], spacing: float, reach: int
 ) -> tuple[Tensor, Tensor]:
     """Linear interpolation between detectors at each pixel."""
 
     def weigh(theta: Tensor, s: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return (1 - (x * theta.cos() + y * theta.sin() - s).abs() / spacing).clamp(min=0)
 
-    reach = math.ceil(spacing * math.sqrt(2))
     return footprint(theta, s, shape, centre, rows, reach=reach, weigh=weigh)

@@ -1,12 +1,14 @@
 """Filtered backprojection: ramp filters, and how much each view counts."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
-ALONE = 4.0  # a gap between views this many times the median is no sampling but a missing wedge
+SAME = 1e-3  # of the mean gap: views nearer than this are one
+ALONE, CHANCE = 4.0, 3.0  # a gap is a missing wedge beyond max(4, 3 ln A) mean gaps; chance makes it ln A
 
 
 def window(name: str, frequency: Tensor) -> Tensor:
@@ -55,23 +57,63 @@ def ramp_filter(y: Tensor, spacing: float, name: str = "ramp", cutoff: float = 1
     return torch.fft.irfft(torch.fft.rfft(y, size) * response.to(y.dtype), size)[..., :count]
 
 
-def view_weights(angles: Tensor, period: float) -> Tensor:
-    """How much of an arc each view stands for [rad]: half of the gaps to its neighbours.
+class Arc(NamedTuple):
+    """What views cover.
 
-    A missing wedge belongs to nobody, and views of the same angle share.
+    :param torch.Tensor weights: (A,) how much of the arc each view stands for [rad].
+    :param float start, length: of the arc [rad]; the whole period if no wedge is missing.
+    """
+
+    weights: Tensor
+    start: float
+    length: float
+
+
+def view_arc(angles: Tensor, period: float) -> Arc:
+    """How much of an arc each view stands for: half of the gaps to its neighbours.
+
+    Views at nearly one angle share what one of them would have. Of the gaps only the widest can be a missing wedge,
+    which belongs to nobody: if it is wider than chance would make it among as many views.
 
     :param torch.Tensor angles: (A,) in any order. float period: pi for parallel rays, 2 pi for fans.
     """
     folded, order = torch.sort(angles.double() % period)
-    folded = torch.where(period - folded < 1e-9, torch.zeros_like(folded), folded)
-    folded, again = torch.sort(folded)
-    order = order[again]
     gaps = torch.diff(folded, append=folded[:1] + period)
-    real = gaps[gaps > 1e-9]
-    gaps = torch.where(gaps > ALONE * real.median(), real.median(), gaps)
-    result = torch.empty_like(gaps)
-    result[order] = (gaps + gaps.roll(1)) / 2
-    return result
+    last = int(gaps.argmax())  # the first view follows the widest gap
+    order, gaps = order.roll(-last - 1), gaps.roll(-last - 1)
+    rest = period - float(gaps[-1])
+    distinct = 1 + int((gaps[:-1] > SAME * rest / max(len(gaps) - 1, 1)).sum())
+    mean = rest / (distinct - 1) if distinct > 1 else period
+    wedge = float(gaps[-1]) > max(ALONE, CHANCE * math.log(distinct)) * mean
+    if wedge:
+        gaps[-1] = mean
+    cells = (gaps + gaps.roll(1)) / 2
+    near = torch.cat([gaps.new_zeros(1), (gaps[:-1] > SAME * mean).double().cumsum(0)]).long()  # views that are one
+    shared = torch.zeros_like(cells).index_add_(0, near, cells) / torch.bincount(near, minlength=len(cells)).clamp(
+        min=1
+    )
+    weights = torch.empty_like(cells)
+    weights[order] = shared[near]
+    start = float(angles.double()[order[0]]) % period - mean / 2
+    return Arc(weights, start, rest + mean if wedge else period)
+
+
+def displaced(places: Tensor, radius: float) -> Tensor | None:
+    """How much of each line's two measurements a detector element stands for in a whole turn, if the detector reaches
+    further on one side than on the other.
+
+    :param torch.Tensor places: (D,) of the elements [any unit], in order.
+    :param float radius: how far an image reaches, in the same unit.
+    :returns: (D,) with w(u) + w(-u) = 1 where both are measured, or None if both sides reach far enough.
+    Source: Wang 2002, Med. Phys. 29, 1634, equation 8.
+    """
+    half = float(places[-1] - places[0]) / max(len(places) - 1, 1) / 2
+    low, high = -float(places.min()) + half, float(places.max()) + half
+    short = min(low, high)
+    if short >= radius or math.isclose(low, high, rel_tol=1e-3) or short <= 0:
+        return None
+    outward = places if high > low else -places
+    return (torch.sin(math.pi / 2 * (outward / short).clamp(-1, 1)) + 1) / 2
 
 
 def parker(beta: Tensor, gamma: Tensor, arc: float) -> Tensor:

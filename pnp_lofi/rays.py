@@ -100,32 +100,32 @@ def crossings(theta: Tensor, s: Tensor, shape: Shape, centre: tuple[float, float
 
 
 class Mirror(NamedTuple):
-    """A symmetry of the pixel grid: an image transform g, and where it takes a ray: sign * theta + turn * pi."""
+    """A symmetry of the pixel grid: transposing an image or not, then flipping axes, and where that takes a ray:
+    to sign * theta + turn * pi, with the same s."""
 
-    apply: Callable[[Tensor], Tensor]
-    undo: Callable[[Tensor], Tensor]
+    transpose: bool
+    flip: tuple[int, ...]
     sign: int
     turn: float
 
+    def apply(self, x: Tensor) -> Tensor:
+        return (x.mT if self.transpose else x).flip(self.flip)
 
-def _mirrors() -> tuple[Mirror, ...]:
-    def flips(*dims: int, transpose: bool) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        def apply(x: Tensor) -> Tensor:
-            return (x.mT if transpose else x).flip(dims)
-
-        def undo(x: Tensor) -> Tensor:
-            return x.flip(dims).mT if transpose else x.flip(dims)
-
-        return apply, undo
-
-    # of a point (x, y): flipping columns is x -> -x, flipping rows y -> -y, transposing (x, y) -> (-y, -x)
-    plain = [((), 1, 0.0), ((-2, -1), 1, 1.0), ((-1,), -1, 1.0), ((-2,), -1, 0.0)]
-    turned = [((), -1, -0.5), ((-2, -1), -1, 0.5), ((-1,), 1, 1.5), ((-2,), 1, 0.5)]
-    made = [Mirror(*flips(*dims, transpose=False), sign, turn) for dims, sign, turn in plain]
-    return tuple(made + [Mirror(*flips(*dims, transpose=True), sign, turn) for dims, sign, turn in turned])
+    def undo(self, x: Tensor) -> Tensor:
+        return x.flip(self.flip).mT if self.transpose else x.flip(self.flip)
 
 
-MIRRORS = _mirrors()  # identity, half turn, both flips; then the four that need a square
+# of a point (x, y): flipping columns is x -> -x, flipping rows y -> -y, transposing (x, y) -> (-y, -x)
+MIRRORS = (  # identity, half turn, both flips; then the four that need a square
+    Mirror(False, (), 1, 0.0),
+    Mirror(False, (-2, -1), 1, 1.0),
+    Mirror(False, (-1,), -1, 1.0),
+    Mirror(False, (-2,), -1, 0.0),
+    Mirror(True, (), -1, -0.5),
+    Mirror(True, (-2, -1), -1, 0.5),
+    Mirror(True, (-1,), 1, 1.5),
+    Mirror(True, (-2,), 1, 0.5),
+)
 TURNS = (0, 1, 6, 7)  # by multiples of a quarter: what a fan beam with a shifted detector has
 SUBGROUPS = (tuple(range(8)), (0, 1, 2, 3), TURNS, (0, 1), (0, 2), (0,))
 
@@ -157,18 +157,26 @@ def orbits(theta: Tensor, s: Tensor, shape: Shape, centred: bool) -> Orbits:
     return found
 
 
+def _seen_in(mirror: Mirror, angle: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Angles and positions of rays in a mirror, angles in [0, TURN)."""
+    k = (mirror.sign * angle + round(mirror.turn * TURN)) % (2 * TURN)
+    return torch.where(k >= TURN, k - TURN, k), torch.where(k >= TURN, -place, place)
+
+
 def _reduce(theta: Tensor, s: Tensor, mirrors: tuple[Mirror, ...]) -> Orbits:
     angle = torch.round(theta * (TURN / math.pi)).long()
     unit = float(s.abs().max()) / STEPS or 1.0
     place = torch.round(s / unit).long()
-    angles, places = [], []
-    for mirror in mirrors:
-        k = (mirror.sign * angle + round(mirror.turn * TURN)) % (2 * TURN)
-        angles.append(torch.where(k >= TURN, k - TURN, k))
-        places.append(torch.where(k >= TURN, -place, place))
-    numbers = torch.unique(torch.stack(angles), return_inverse=True)[1]
-    key, which = (numbers * (4 * STEPS) + torch.stack(places)).min(0)
-    _, base = torch.unique(key, return_inverse=True)
+    least, least_place, which = _seen_in(mirrors[0], angle, place) + (torch.zeros_like(angle),)
+    for k, mirror in enumerate(mirrors[1:], 1):
+        other, other_place = _seen_in(mirror, angle, place)
+        better = (other < least) | ((other == least) & (other_place < least_place))
+        least, least_place = torch.where(better, other, least), torch.where(better, other_place, least_place)
+        which[better] = k
+    # numbered before they are paired: a product of the two as they are would not fit 64 bits
+    places = torch.unique(least_place, return_inverse=True)[1]
+    pair = torch.unique(least, return_inverse=True)[1] * (int(places.max()) + 1) + places
+    _, base = torch.unique(pair, return_inverse=True)
     first = torch.full((int(base.max()) + 1,), len(theta), device=theta.device)
     first = first.scatter_reduce(0, base, torch.arange(len(theta), device=theta.device), "amin")
     sign = torch.tensor([m.sign for m in mirrors], dtype=theta.dtype, device=theta.device)[which[first]]

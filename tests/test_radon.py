@@ -11,11 +11,11 @@ from torch import Tensor
 
 from pnp_lofi import ADMM, LoFiPrior
 from pnp_lofi.cg import damped_solve
-from pnp_lofi.fbp import view_weights
+from pnp_lofi.fbp import view_arc
 from pnp_lofi.operators import FanBeam, LowDose, Radon, Weighted
 from pnp_lofi.operators.projector import Projector
 from pnp_lofi.phantoms import draw, line_integrals, shepp_logan
-from pnp_lofi.rays import MIRRORS, crossings, orbits
+from pnp_lofi.rays import MIRRORS, _reduce, crossings, orbits
 
 PI = math.pi
 
@@ -140,12 +140,39 @@ def test_lengths_scale() -> None:
 
 
 def test_memory_bound_takes_the_other_way() -> None:
-    x = torch.rand(2, 1, 32, 32)
+    x = torch.rand(9, 1, 32, 32)
     small, large = Radon((32, 32), 20, max_memory=0.01), Radon((32, 32), 20)
-    assert small._engine(x) == "free" and large._engine(x) == "sparse"
-    torch.testing.assert_close(small.A(x), large.A(x))
-    torch.testing.assert_close(small.fbp(small.A(x)), large.fbp(large.A(x)), rtol=1e-4, atol=1e-5)
-    assert large._matrix(torch.float32).memory < large.max_memory
+    with pytest.warns(UserWarning, match="more than max_memory = 0.01 MB: they are computed anew"):
+        y = small.A(x)
+    torch.testing.assert_close(y, large.A(x))
+    with pytest.warns(UserWarning, match="they are computed anew"):
+        torch.testing.assert_close(small.fbp(y), large.fbp(y), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(small.A_adjoint(y), large.A_adjoint(y), rtol=1e-5, atol=1e-3)
+    assert small._matrix(torch.float32).memory == 0 < large._matrix(torch.float32).memory < large.max_memory
+    wide = Radon((64, 64), torch.tensor([0.1, 0.5, 1.9]), 24, spacing=16.0)
+    wide.fbp(wide.A(torch.rand(1, 1, 64, 64)))
+    kept = wide._smearing[torch.float32].memory
+    wide.max_memory = wide._matrix(torch.float32).memory + 0.3 * kept
+    wide._smearing.clear()
+    with pytest.warns(UserWarning, match="beside"):
+        wide.fbp(wide.A(torch.rand(1, 1, 64, 64)))
+
+
+def test_many_rays_are_told_apart() -> None:
+    """More angles than 2^20: a key of angle and position must not overflow."""
+    theta = torch.arange(2**21 + 5, dtype=torch.float64) * PI / 2**21
+    assert len(_reduce(theta, torch.ones_like(theta), MIRRORS[:1]).theta) == len(theta)
+    theta = torch.rand(1_500_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * PI
+    s = torch.rand(1_500_000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).round(decimals=2) - 0.5
+    found = _reduce(theta, s, MIRRORS)
+    mirror = [found.mirrors[k] for k in range(8)]
+    base, which = found.source // 8, found.source % 8
+    sign, turn = (torch.tensor([getattr(m, name) for m in mirror])[which] for name in ("sign", "turn"))
+    x, y = found.theta[base].cos(), found.theta[base].sin()
+    moved = sign * theta + turn * PI
+    along = x * moved.cos() + y * moved.sin()  # +-1: the same line, seen from either side
+    torch.testing.assert_close(along.abs(), torch.ones_like(along), rtol=0, atol=1e-12)
+    torch.testing.assert_close(along * s, found.s[base], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [64, 65, 66])  # D - size is odd, odd, even
@@ -207,14 +234,79 @@ def test_fbp_cutoff_and_errors() -> None:
         op.fbp(y, cutoff=2)
 
 
-def test_view_weights() -> None:
-    torch.testing.assert_close(view_weights(views(6), PI), torch.full((6,), PI / 6, dtype=torch.float64))
-    both = view_weights(torch.linspace(0, PI, 7, dtype=torch.float64), PI)
+def test_view_arc() -> None:
+    torch.testing.assert_close(view_arc(views(6), PI).weights, torch.full((6,), PI / 6, dtype=torch.float64))
+    both = view_arc(torch.linspace(0, PI, 7, dtype=torch.float64), PI).weights
     assert float(both.sum()) == pytest.approx(PI) and float(both[0]) == pytest.approx(float(both[-1]))
-    uneven = view_weights(torch.tensor([2.0, 0.0, 1.0]), PI)
-    assert float(uneven.sum()) == pytest.approx(PI)
-    wedge = view_weights(views(60, PI / 3), PI)
-    assert float(wedge.sum()) == pytest.approx(PI / 3, rel=0.02)
+    uneven = view_arc(torch.tensor([2.0, 0.0, 1.0]), PI)
+    assert float(uneven.weights.sum()) == pytest.approx(PI) == pytest.approx(uneven.length)
+    wedge = view_arc(views(60, PI / 3, 0.4), PI)
+    assert float(wedge.weights.sum()) == pytest.approx(PI / 3) == pytest.approx(wedge.length)
+    assert wedge.start == pytest.approx(0.4 - PI / 360)
+    thrice = view_arc(torch.cat([views(8), views(8) + 1e-6, views(8)]), PI).weights
+    torch.testing.assert_close(thrice, torch.full((24,), PI / 24, dtype=torch.float64))
+    assert view_arc(torch.tensor([0.3]), PI).weights.tolist() == pytest.approx([PI])
+
+
+def disc_scale(op: Projector) -> float:
+    """fbp of the exact projections of a disc of value 1, in its middle."""
+    size = op.shape[0]
+    theta, s = op.lines(op.angles)
+    y = line_integrals(torch.tensor([[1.0, 0.6, 0.6, 0, 0, 0]], dtype=torch.float64), theta, s, size) * op.pixel_size
+    middle = slice(size * 3 // 8, size * 5 // 8)
+    return float(op.fbp(y[None, None])[0, 0, middle, middle].mean())
+
+
+def jitter(n: int, size: float) -> Tensor:
+    return size * torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+TURN_IN_DEGREES = torch.deg2rad(torch.arange(0, 360, 1.0))
+MOVED = TURN_IN_DEGREES + 1e-5 * (torch.arange(360) == 100)
+RANDOM = torch.rand(300, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * PI
+SHIFTED = {"source_origin": 100.0, "source_detector": 200.0}
+ARCS = {
+    "turn in single precision": lambda: Radon((64, 64), torch.arange(360) * (2 * PI / 360) + 0.3),
+    "turn in degrees": lambda: Radon((64, 64), TURN_IN_DEGREES.double()),
+    "turn, shuffled": lambda: Radon((64, 64), TURN_IN_DEGREES[torch.randperm(360)]),
+    "turn, both ends": lambda: Radon((64, 64), torch.linspace(0, 2 * PI, 361, dtype=torch.float64)),
+    "turn, one moved": lambda: Radon((64, 64), MOVED),
+    "turn, jitter 1e-5": lambda: Radon((64, 64), views(360, 2 * PI) + jitter(360, 1e-5)),
+    "turn, jitter 1e-3": lambda: Radon((64, 64), views(360, 2 * PI) + jitter(360, 1e-3)),
+    "two turns, jitter": lambda: FanBeam((64, 64), views(720, 4 * PI) + jitter(720, 1e-4), **SHIFTED),
+    "random": lambda: Radon((64, 64), RANDOM),
+    "random fan": lambda: FanBeam((64, 64), 2 * RANDOM, **SHIFTED),
+    "dense and sparse": lambda: Radon((64, 64), torch.cat([views(500, 1.0), 1.05 + views(40, 2.05)])),
+    "negative": lambda: Radon((64, 64), -views(180)),
+    "golden": lambda: Radon((64, 64), torch.arange(200, dtype=torch.float64) * 1.9416 % PI),
+    "half a turn and the fan": lambda: FanBeam((64, 64), views(240, 240 * PI / 180, 1.0), **SHIFTED),
+    "nearly a turn": lambda: FanBeam((64, 64), views(354, 354 * PI / 180), **SHIFTED),
+    "displaced fan": lambda: FanBeam((64, 64), 720, detectors=88, offset=34.0, **SHIFTED),
+    "displaced the other way": lambda: FanBeam((64, 64), 720, detectors=88, offset=-34.0, **SHIFTED),
+    "displaced": lambda: Radon((64, 64), views(360, 2 * PI), detectors=54, offset=17.0),
+}
+
+
+@pytest.mark.parametrize("name", ARCS)
+def test_fbp_of_a_disc_is_one(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert disc_scale(ARCS[name]()) == pytest.approx(1.0, abs=0.015 if "random" in name else 0.006)
+
+
+def test_too_short_an_arc_is_not_twice_as_bright() -> None:
+    op = FanBeam((64, 64), views(200, 200 * PI / 180), **SHIFTED)
+    with pytest.warns(UserWarning, match="the views cover 200 degrees, a whole image needs"):
+        assert disc_scale(op) == pytest.approx(1.0, abs=0.05)
+    with pytest.warns(UserWarning, match="the views cover 120 degrees, a whole image needs 180"):
+        disc_scale(Radon((64, 64), views(120, 2 * PI / 3)))
+
+
+def test_a_cut_projection_is_noticed() -> None:
+    with pytest.warns(UserWarning, match="do not fall to zero where the detector ends"):
+        disc_scale(Radon((64, 64), 180, 27))
+    with pytest.warns(UserWarning, match="do not fall to zero where the detector ends"):
+        disc_scale(Radon((64, 64), 180, 54, offset=17.0))  # half a turn: one side is never seen
 
 
 def test_short_of_a_short_scan() -> None:
@@ -237,8 +329,12 @@ def test_gradient_in_the_angles(kind: type[Projector]) -> None:
     image = x.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda t, q: op.A(q, angles=t), (moving, image), eps=1e-7, atol=1e-5)
     assert torch.autograd.gradgradcheck(lambda t, q: op.A(q, angles=t), (moving, image), eps=1e-7, atol=1e-4)
-    with pytest.raises(ValueError, match=r"expected \(4,\) angles, got \(3,\)"):
-        op.A(x, angles=angles[:3])
+    y = torch.randn(1, 1, 4, 7, dtype=torch.float64)
+    torch.testing.assert_close(op.A_adjoint(y, angles=angles), op.A_adjoint(y))
+    assert torch.autograd.gradcheck(lambda t: op.A_adjoint(y, angles=t), moving, eps=1e-7, atol=1e-5)
+    for wrong in (angles[:3], angles * math.nan):
+        with pytest.raises(ValueError, match="expected 4 finite angles"):
+            op.A(x, angles=wrong)
 
 
 def test_angles_can_be_calibrated() -> None:
@@ -392,7 +488,8 @@ CASES = [
     (lambda: Radon((8, 8), 5, 0), "detectors must be a positive integer, got 0"),
     (lambda: Radon((8, 8), 5, spacing=-1.0), "the detector spacing must be finite and > 0, got -1"),
     (lambda: Radon((8, 8), 5, pixel_size=math.nan), "pixel_size must be finite and > 0, got nan"),
-    (lambda: Radon((8, 8), 5, offset=math.inf), "offset must be finite, got inf"),
+    (lambda: Radon((8, 8), 5, offset=math.inf), "offset and the centre must be finite, got inf"),
+    (lambda: Radon((8, 8), 5, centre=(math.nan, 1)), "the centre must be finite"),
     (lambda: Radon((8, 8), 5, backend="astra"), "backend must be one of auto, sparse, free, triton, got 'astra'"),
     (lambda: Radon((8,), 5), "the image size must be"),
     (lambda: Radon((8, 8), 5, sigma=0.1, noise_model=LowDose(10)), "pass sigma or noise_model, not both"),
