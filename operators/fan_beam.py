@@ -98,7 +98,7 @@ class FanBeam(Projector):
         q = ramp_filter(y * (gamma.cos() * self._view_weights(y, gamma)).to(y.dtype), spacing, filter, cutoff)
         far = self.reach / self.source_detector  # tan of the fan angle of the image's rim
         widest = self.at_centre * (1 + far) * math.hypot(1, far)  # footprint of a ray on the far side
-        reach = math.ceil(widest * math.sqrt(2)) + 1
+        reach = math.ceil(widest * math.sqrt(2))
         weigh = functools.partial(
             _interpolate,
             shape=self.shape,

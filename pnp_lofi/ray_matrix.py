@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pnp_lofi.rays import Orbits, Shape, by_rows
 
@@ -40,7 +41,7 @@ class RayMatrix:
         self._transposed: Tensor | None = None
         if not keep:
             return
-        parts = list(self._weights())
+        parts = list(self._weights(progress=True))
         counts, columns, values = (torch.cat([part[k] for part in parts]) for k in range(3))
         parts.clear()
         zero, pixels, count = counts.new_zeros(1), shape[0] * shape[1], len(rays.theta)
@@ -111,10 +112,12 @@ class RayMatrix:
             )
             begin += len(counts)
 
-    def _weights(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _weights(self, *, progress: bool = False) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Non-zero weights, ray after ray: how many each ray has; pixel numbers, int32; values."""
         theta, s = self.rays.theta, self.rays.s
-        for rows, place in _groups(theta, self.weigh, s, 1):
+        groups = list(_groups(theta, self.weigh, s, 1))
+        # on a terminal, and only if it takes longer than that
+        for rows, place in tqdm(groups, "ray weights", leave=False, delay=2, disable=None if progress else True):
             index, weight = self.weigh(theta[place], s[place], rows)
             used = weight != 0
             yield used.sum((1, 2)), index[used].int(), weight[used].to(self.dtype)
