@@ -31,6 +31,7 @@ class FanBeam(Projector):
     """
 
     arc: ClassVar[float] = 2 * math.pi
+    directed: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class FanBeam(Projector):
             source=self.source_origin / self.pixel_size,
             reach=reach,
         )
-        return self._smear(q, weigh, reach)
+        return self._smear(q, weigh, reach, source=self.source_origin / self.pixel_size)
 
     def _fan(self, device: torch.device) -> Tensor:
         """(D,) angles of the rays in the fan [rad]."""

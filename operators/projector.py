@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pnp_lofi import kernels
 from pnp_lofi.cg import Linear
+from pnp_lofi.fbp import smear
 from pnp_lofi.noise import estimate_image_noise
 from pnp_lofi.operators.base import Operator, Shape, checked_shape
 from pnp_lofi.operators.low_dose import LowDose
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # it needs triton
 
 BACKENDS = ("auto", "sparse", "free", "triton")
 SMALLEST = 0.28  # of 1/N: the frequency that stands for DC in the spectrum 1/|k| of backprojection after projection
+PATIENCE = 16  # images that are backprojected without a matrix: making one takes about as long
 CUT = 0.1  # of the mean profile's maximum: more at an end of the detector means that the object goes on there
 GRID = 1e-6  # views in single precision that differ by less from an even spacing [rad] were meant to be even
 
@@ -49,6 +51,7 @@ class Projector(Operator):
     geometry: ClassVar[tuple[str, ...]] = ("angles",)
     matched: ClassVar[bool] = True  # A_adjoint is the transpose of A; the adapters of other packages may say no
     arc: ClassVar[float]  # that even views are spread over [rad]
+    directed: ClassVar[bool] = False  # whether it matters from which end a line was measured
 
     def __init__(
         self,
@@ -92,6 +95,7 @@ class Projector(Operator):
         self.register_buffer("angles", angles)
         self._matrices: dict[torch.dtype, RayMatrix] = {}
         self._smearing: dict[torch.dtype, RayMatrix] = {}
+        self._smeared = 0
         self._compiled: RayKernels | None = None
         self._found: Orbits | None = None
 
@@ -191,16 +195,30 @@ class Projector(Operator):
 
     # ---- filtered backprojection -------------------------------------------------------------------------
 
-    def _smear(self, q: Tensor, weigh: Weigh, reach: int) -> Tensor:
+    def _smear(self, q: Tensor, weigh: Weigh, reach: int, *, source: float | None = None) -> Tensor:
         """Backprojection for pictures: filtered data are interpolated at each pixel. That is not the adjoint of
         Joseph's weights, but less of the noise is left.
 
+        View after view to begin with; after some images by a matrix of the same weights, if it fits.
+
         :param torch.Tensor q: (B, C, A, D).
-        :param int reach: pixels to either side that the weights of a ray extend to.
+        :param Weigh weigh: the weights of the matrix; int reach: pixels to either side that they extend to.
+        :param float source: see :func:`pnp_lofi.fbp.smear`.
         """
-        if q.dtype not in self._smearing:
-            self._smearing[q.dtype] = self._made(weigh, q.dtype, reach=reach, both=False)
-        return self._smearing[q.dtype].backward(q.flatten(0, 1).flatten(1)).view(*q.shape[:2], *self.shape)
+        images = q.flatten(0, 1)
+        self._smeared += len(images)
+        if self._smeared > PATIENCE and q.dtype not in self._smearing:
+            made = self._made(weigh, q.dtype, reach=reach, both=False)
+            if made is not None:
+                self._smearing[q.dtype] = made
+        if q.dtype in self._smearing and not q.is_cuda:
+            found = self._smearing[q.dtype].backward(images.flatten(1))
+        else:
+            first = float(self.positions()[0]) / self.spacing * self.at_centre
+            found = smear(
+                images, self.angles, self.shape, self.centre, spacing=self.at_centre, first=first, source=source
+            )
+        return found.view(*q.shape[:2], *self.shape)
 
     def _warn_if_cut(self, y: Tensor, ends: tuple[int, ...]) -> None:
         """Warn if projections do not come down to nothing at the detector's ends, 0 and -1."""
@@ -226,29 +244,33 @@ class Projector(Operator):
     def _orbits(self) -> Orbits:
         if self._found is None:
             centred = self.centre == ((self.shape[0] - 1) / 2, (self.shape[1] - 1) / 2)
-            self._found = orbits(*self._rays(), self.shape, centred)
+            self._found = orbits(*self._rays(), self.shape, centred, directed=self.directed)
         return self._found
 
     def _matrix(self, dtype: torch.dtype) -> RayMatrix:
         if dtype not in self._matrices:
-            self._matrices[dtype] = self._made(self._joseph, dtype, reach=1, both=True)
+            made = self._made(self._joseph, dtype, reach=1, both=True)
+            if made is None:
+                if self.backend != "free":
+                    warnings.warn(
+                        f"the weights of the rays take more than max_memory = {self.max_memory:g} MB: they are "
+                        "computed anew at each call, which is slow",
+                        UserWarning,
+                        stacklevel=2,
+                    )
+                made = RayMatrix(self._orbits(), self._joseph, self.shape, dtype, keep=False)
+            self._matrices[dtype] = made
         return self._matrices[dtype]
 
-    def _made(self, weigh: Weigh, dtype: torch.dtype, *, reach: int, both: bool) -> RayMatrix:
-        """A matrix that is kept if it fits ``max_memory`` together with those there are."""
+    def _made(self, weigh: Weigh, dtype: torch.dtype, *, reach: int, both: bool) -> RayMatrix | None:
+        """A matrix, if it fits ``max_memory`` together with those there are."""
         rays = self._orbits()
         count = reach * int(crossings(rays.theta, rays.s, self.shape, self.centre).sum())  # at most
         needed = count * (4 + dtype.itemsize) * (2 if both else 1) / 2**20
         there = sum(matrix.memory for matrix in (*self._matrices.values(), *self._smearing.values()))
-        keep = self.backend != "free" and needed + there <= self.max_memory and count < 2**31
-        if not keep and self.backend != "free":
-            warnings.warn(
-                f"the weights of the rays take up to {needed:.0f} MB beside {there:.0f} MB that are there, more than "
-                f"max_memory = {self.max_memory:g} MB: they are computed anew at each call, which is slow",
-                UserWarning,
-                stacklevel=2,
-            )
-        return RayMatrix(rays, weigh, self.shape, dtype, keep=keep, both=both)
+        if self.backend == "free" or needed + there > self.max_memory or count >= 2**31:
+            return None
+        return RayMatrix(rays, weigh, self.shape, dtype, both=both)
 
     def _kernels(self) -> "RayKernels":
         if self._compiled is None:
@@ -267,7 +289,7 @@ class Projector(Operator):
         return False
 
     def _forget(self) -> None:
-        self._matrices, self._smearing, self._found, self._compiled = {}, {}, None, None
+        self._matrices, self._smearing, self._smeared, self._found, self._compiled = {}, {}, 0, None, None
 
 
 def _weigh_joseph(

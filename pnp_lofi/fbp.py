@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
+NEAREST = 1e-6  # of the distance from source to axis: pixels are never nearer to the source
 SAME = 1e-3  # of the mean gap: views nearer than this are one
 ALONE, CHANCE = 4.0, 3.0  # a gap is a missing wedge beyond max(4, 3 ln A) mean gaps; chance makes it ln A
 
@@ -128,3 +129,40 @@ def parker(beta: Tensor, gamma: Tensor, arc: float) -> Tensor:
     falling = torch.sin(math.pi / 4 * (math.pi + 2 * delta - beta) / (delta - gamma).clamp(min=1e-12)) ** 2
     one = torch.ones_like(rising)
     return torch.where(beta < 2 * (delta + gamma), rising, torch.where(beta > math.pi + 2 * gamma, falling, one))
+
+
+def smear(
+    q: Tensor,
+    angles: Tensor,
+    shape: tuple[int, int],
+    centre: tuple[float, float],
+    *,
+    spacing: float,
+    first: float,
+    source: float | None = None,
+) -> Tensor:
+    """Backprojection for pictures, sum_a w q_a(u): filtered data interpolated linearly at each pixel, view after view.
+
+    :param torch.Tensor q: (B, A, D).
+    :param torch.Tensor angles: (A,) [rad] float64.
+    :param float spacing, first: of the detectors at the axis of rotation, and where the first one is [pixel].
+    :param float source: of a fan, its distance from the axis [pixel]; then w = 1 / U^2, U the distance of the pixel
+        from the source over that of the axis. None: parallel rays, w = 1.
+    :returns: (B, H, W).
+    """
+    x = torch.arange(shape[1], dtype=torch.float64, device=q.device) - centre[1]
+    y = (centre[0] - torch.arange(shape[0], dtype=torch.float64, device=q.device))[:, None]
+    padded = torch.nn.functional.pad(q, (1, 1)).permute(1, 2, 0).contiguous()  # nothing beyond the ends
+    total = q.new_zeros(shape[0] * shape[1], len(q))
+    for cos, sin, data in zip(angles.cos().tolist(), angles.sin().tolist(), padded, strict=True):
+        if source is None:
+            place = (x * (cos / spacing)).to(q.dtype) + ((y * sin - first) / spacing).to(q.dtype)
+        else:
+            depth = ((1 - x * (sin / source)) + y * (cos / source)).to(q.dtype).clamp(min=NEAREST)
+            place = ((x * (cos / spacing)).to(q.dtype) + (y * (sin / spacing)).to(q.dtype)) / depth - first / spacing
+        place = place.flatten().clamp(-1, q.shape[-1])
+        low = place.floor().clamp_(max=q.shape[-1] - 1)
+        part, low = (place - low)[:, None], low.long() + 1
+        value = torch.lerp(data[low], data[low + 1], part)
+        total += value if source is None else value / depth.flatten()[:, None] ** 2
+    return total.T.reshape(-1, *shape)

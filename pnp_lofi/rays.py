@@ -140,36 +140,39 @@ class Orbits(NamedTuple):
     mirrors: tuple[Mirror, ...]
 
 
-def orbits(theta: Tensor, s: Tensor, shape: Shape, centred: bool) -> Orbits:
+def orbits(theta: Tensor, s: Tensor, shape: Shape, centred: bool, *, directed: bool = False) -> Orbits:
     """The fewest rays that give all others by symmetry.
 
     :param torch.Tensor theta, s: (R,) float64.
     :param bool centred: x = y = 0 is the middle of the image; there is no symmetry otherwise.
+    :param bool directed: (theta, s) and (theta + pi, -s), a line and the same line seen from its other end, are two.
     :returns: base rays, those followed by rows first.
     """
     square = shape[0] == shape[1]
     for group in SUBGROUPS:
         if len(group) > 1 and (not centred or (max(group) > 3 and not square)):
             continue
-        found = _reduce(theta, s, tuple(MIRRORS[g] for g in group))
+        found = _reduce(theta, s, tuple(MIRRORS[g] for g in group), directed)
         if len(found.theta) * len(group) <= WORTH * len(theta):
             break
     return found
 
 
-def _seen_in(mirror: Mirror, angle: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Angles and positions of rays in a mirror, angles in [0, TURN)."""
+def _seen_in(mirror: Mirror, angle: Tensor, place: Tensor, directed: bool) -> tuple[Tensor, Tensor]:
+    """Angles and positions of rays in a mirror; angles in [0, TURN), or [0, 2 TURN) if they are directed."""
     k = (mirror.sign * angle + round(mirror.turn * TURN)) % (2 * TURN)
+    if directed:  # a reflection turns a ray round
+        return (k, place) if mirror.sign > 0 else ((k + TURN) % (2 * TURN), -place)
     return torch.where(k >= TURN, k - TURN, k), torch.where(k >= TURN, -place, place)
 
 
-def _reduce(theta: Tensor, s: Tensor, mirrors: tuple[Mirror, ...]) -> Orbits:
+def _reduce(theta: Tensor, s: Tensor, mirrors: tuple[Mirror, ...], directed: bool = False) -> Orbits:
     angle = torch.round(theta * (TURN / math.pi)).long()
     unit = float(s.abs().max()) / STEPS or 1.0
     place = torch.round(s / unit).long()
-    least, least_place, which = _seen_in(mirrors[0], angle, place) + (torch.zeros_like(angle),)
+    least, least_place, which = _seen_in(mirrors[0], angle, place, directed) + (torch.zeros_like(angle),)
     for k, mirror in enumerate(mirrors[1:], 1):
-        other, other_place = _seen_in(mirror, angle, place)
+        other, other_place = _seen_in(mirror, angle, place, directed)
         better = (other < least) | ((other == least) & (other_place < least_place))
         least, least_place = torch.where(better, other, least), torch.where(better, other_place, least_place)
         which[better] = k
@@ -182,6 +185,8 @@ def _reduce(theta: Tensor, s: Tensor, mirrors: tuple[Mirror, ...]) -> Orbits:
     sign = torch.tensor([m.sign for m in mirrors], dtype=theta.dtype, device=theta.device)[which[first]]
     turn = torch.tensor([m.turn for m in mirrors], dtype=theta.dtype, device=theta.device)[which[first]]
     base_theta, base_s = sign * theta[first] + turn * math.pi, s[first]
+    if directed:
+        base_theta, base_s = torch.where(sign < 0, base_theta + math.pi, base_theta), sign * base_s
     order = torch.argsort((~by_rows(base_theta)).to(torch.int8), stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
