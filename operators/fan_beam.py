@@ -24,8 +24,11 @@ class FanBeam(Projector):
     :param int detectors: D; default as many as see the whole image.
     :param float spacing: of the detectors on the detector; default ``pixel_size`` magnified by SD / SO.
     :param float offset: of the middle of the detector.
-    :param options: ``centre``, ``pixel_size``, ``sigma``, ``noise_model``, ``backend``, ``max_memory``, ``max_iter``,
-        ``tol``: see :class:`pnp_lofi.operators.projector.Projector`.
+    :param tuple centre: row and column of the axis of rotation [pixel]; default ((H - 1)/2, (W - 1)/2).
+    :param float pixel_size: in your unit of length, in which line integrals and detectors are then as well.
+    :param float sigma: noise [units of y] that ``op(x)`` adds; or ``noise_model``, for instance :class:`LowDose`.
+    :param str backend: "auto", "sparse", "free" or "triton"; float max_memory: of the sparse matrices [MB]; int
+        max_iter, float tol: of conjugate gradients; see :class:`pnp_lofi.operators.projector.Projector`.
     :raises ValueError: if the source would stand inside the image, or nearer to the detector than to the axis.
     Source: Kak and Slaney, Principles of Computerized Tomographic Imaging, section 3.4.2.
     """

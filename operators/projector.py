@@ -5,7 +5,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -90,6 +90,10 @@ class Projector(Operator):
         self.shape: Shape = (H, W)
         self.detectors, self.spacing, self.offset = int(detectors), float(spacing), float(offset)
         middle = ((H - 1) / 2, (W - 1) / 2)
+        if centre is not None and max(abs(a - m) - m for a, m in zip(centre, middle, strict=True)) > max(H, W):
+            raise ValueError(
+                f"the axis of rotation lies far outside of the image: centre is {centre} [pixel] of {shape}"
+            )
         self.centre = middle if centre is None else (float(centre[0]), float(centre[1]))
         self.pixel_size, self.backend, self.max_memory = float(pixel_size), backend, float(max_memory)
         self.register_buffer("angles", angles)
@@ -309,7 +313,9 @@ def warn_of_arc(length: float, needed: float) -> None:
 
 
 def check_length(value: float, name: str) -> None:
-    """:raises ValueError: unless the value is finite and > 0."""
+    """:raises ValueError: unless the value is one number, finite and > 0."""
+    if not isinstance(value, Real):
+        raise ValueError(f"{name} must be one number, got {value!r}; pixels and detectors are evenly spaced")
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be finite and > 0, got {value}")
 
@@ -323,7 +329,10 @@ def checked_angles(angles: Tensor | Sequence[float] | int, arc: float) -> Tensor
         return torch.arange(angles, dtype=torch.float64) * (arc / angles)
     given = torch.as_tensor(angles)
     if given.ndim != 1 or not len(given):
-        raise ValueError(f"angles must be (A,) in radians, A >= 1, got shape {tuple(given.shape)}")
+        raise ValueError(
+            f"angles must be (A,) in radians, A >= 1, or an integer for that many even views, got shape "
+            f"{tuple(given.shape)}"
+        )
     result = given.detach().double()
     if not bool(torch.isfinite(result).all()):
         raise ValueError("angles hold NaN or inf; leave those views out")

@@ -23,8 +23,11 @@ class Radon(Projector):
     :param int detectors: D; default as many as cover the image's diagonal, even or odd as W is: vertical rays then run
         through the middle of pixels.
     :param float spacing: of the detectors; default ``pixel_size``. float offset: of the middle of the detector.
-    :param options: ``centre``, ``pixel_size``, ``sigma``, ``noise_model``, ``backend``, ``max_memory``, ``max_iter``,
-        ``tol``: see :class:`pnp_lofi.operators.projector.Projector`.
+    :param tuple centre: row and column of the axis of rotation [pixel]; default ((H - 1)/2, (W - 1)/2).
+    :param float pixel_size: in your unit of length, in which line integrals and detectors are then as well.
+    :param float sigma: noise [units of y] that ``op(x)`` adds; or ``noise_model``, for instance :class:`LowDose`.
+    :param str backend: "auto", "sparse", "free" or "triton"; float max_memory: of the sparse matrices [MB]; int
+        max_iter, float tol: of conjugate gradients; see :class:`pnp_lofi.operators.projector.Projector`.
     :raises ValueError: for angles that are empty or not finite, lengths that are not positive.
     Data are (B, C, angles, detectors); deepinv's Tomography has (detectors, angles): ``y.mT`` converts.
     Source: Joseph 1982; the weights equal ASTRA's "linear" projector.
@@ -57,7 +60,8 @@ class Radon(Projector):
         (size // 2, size // 2) and meets the detector D // 2 of D.
 
         Sinograms are the transpose of theirs. They turn the image with a bilinear interpolation, here the weights are
-        Joseph's: the same sinogram to about 1 %; ``fbp`` is their ``iradon``.
+        Joseph's: the same sinogram to about 1 %. ``fbp`` equals their ``iradon`` but for pixels at the rim, for which a
+        ray passes beyond the last detector: it counts by its distance there, theirs not at all.
         """
         detectors = _padded(size)
         offset = (detectors - 1) / 2 - detectors // 2

@@ -495,13 +495,16 @@ def test_degrees_are_noticed() -> None:
 
 
 CASES = [
-    (lambda: Radon((8, 8), []), "A >= 1, got shape"),
+    (lambda: Radon((8, 8), []), "or an integer for that many even views, got shape"),
     (lambda: Radon((8, 8), 0), "number of angles must be at least 1, got 0"),
     (lambda: Radon((8, 8), [0.1, math.nan]), "angles hold NaN or inf"),
     (lambda: Radon((8, 8), torch.zeros(2, 3)), r"angles must be \(A,\) in radians.*got shape \(2, 3\)"),
     (lambda: Radon((8, 8), 5, 0), "detectors must be a positive integer, got 0"),
     (lambda: Radon((8, 8), 5, spacing=-1.0), "the detector spacing must be finite and > 0, got -1"),
     (lambda: Radon((8, 8), 5, pixel_size=math.nan), "pixel_size must be finite and > 0, got nan"),
+    (lambda: Radon((8, 8), 5, pixel_size=(0.7, 0.7)), "pixel_size must be one number, got"),
+    (lambda: Radon((8, 8), 60.0), "or an integer for that many even views"),
+    (lambda: Radon((8, 8), 5, centre=(500, 500)), "far outside of the image"),
     (lambda: Radon((8, 8), 5, offset=math.inf), "offset and the centre must be finite, got inf"),
     (lambda: Radon((8, 8), 5, centre=(math.nan, 1)), "the centre must be finite"),
     (lambda: Radon((8, 8), 5, backend="astra"), "backend must be one of auto, sparse, free, triton, got 'astra'"),
