@@ -1,6 +1,7 @@
 """What every operator of ours shares: checks, the normal equations, the norm, the geometry's precision."""
 
 import copy
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,14 +12,22 @@ from deepinv.physics import GaussianNoise, LinearPhysics, NoiseModel, ZeroNoise
 from deepinv.utils.tensorlist import TensorList, randn_like
 from torch import Tensor
 
-from pnp_lofi.cg import CGInfo, Linear, check_alpha, damped_solve, linear_map, operator_norm
+from pnp_lofi.cg import (
+    CGInfo,
+    ConvergenceWarning,
+    Linear,
+    checked_alpha,
+    damped_solve,
+    linear_map,
+    operator_norm,
+    shortfall,
+)
+from pnp_lofi.noise import make_picklable, unchanged
 
 Shape = tuple[int, int]
 REAL_TO_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
-
-
-class ConvergenceWarning(UserWarning):
-    """An iterative solve stopped before it reached its tolerance."""
+# what operators of deepinv take in a call, and keep
+PARAMETERS = frozenset({"angles", "coil_maps", "filter", "gain", "kernel", "mask", "sigma", "theta", "uv", "weights"})
 
 
 class Operator(LinearPhysics):
@@ -26,7 +35,9 @@ class Operator(LinearPhysics):
 
     - ``_forward(x)`` and ``_backward(y)``, A and A^H, which may run outside of autograd;
     - optionally ``_normal(x)``, A^H A, and ``_inverse(b, alpha)``, (A^H A + alpha)^-1 b, where a closed form exists
-      (for alpha = 0 the pseudo-inverse), or ``_preconditioner(alpha)`` for conjugate gradients.
+      (for alpha = 0 the pseudo-inverse), or ``_preconditioner(alpha)`` for conjugate gradients;
+    - with a closed form also ``_fit(y, alpha)``, where A^H y rounds off the range of A^H: 1 / alpha amplifies that;
+    - ``_seen(y)``, y without the data that do not count, where there are such.
 
     Inner products are Re<., .>: with real images the adjoint of complex data is the real part. The dtype follows the
     image; the buffers named in ``geometry`` keep float64 when the operator is moved with ``.to(dtype)``.
@@ -64,11 +75,15 @@ class Operator(LinearPhysics):
             per_component = 2**0.5 if complex_data else 1.0  # deepinv puts sigma / sqrt(2) on each part of complex data
             noise_model = ZeroNoise() if sigma is None else GaussianNoise(sigma=float(sigma) * per_component)
         size = tuple(1 if isinstance(n, str) else n for n in image_shape[1:])
-        super().__init__(img_size=size, noise_model=noise_model, max_iter=max_iter, tol=tol, device=device)
+        super().__init__(
+            A=unchanged, img_size=size, noise_model=noise_model, sensor_model=unchanged,
+            max_iter=max_iter, tol=tol, device=device,
+        )  # fmt: skip
         self.image_shape, self.data_shape = tuple(image_shape), tuple(data_shape)
         self.complex_images, self.complex_data = complex_images, complex_data
-        self.sigma = None if sigma is None else float(sigma)
-        self._norm: float | None = None
+        self._sigma = None if sigma is None else float(sigma)
+        self._loads = 0  # of state dicts
+        self._norms: dict[int, float] = {}  # by the loads of all that is inside
 
     # ---- what a model brings -----------------------------------------------------------------------------
 
@@ -84,8 +99,15 @@ class Operator(LinearPhysics):
     def _inverse(self, rhs: Tensor, alpha: float | Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _fit(self, y: Tensor, alpha: float | Tensor) -> Tensor:
+        """argmin_x ||A x - y||^2 + alpha ||x||^2 = (A^H A + alpha)^-1 A^H y."""
+        return self._inverse(linear_map(y, self._backward, self._forward), alpha)
+
     def _preconditioner(self, alpha: float | Tensor) -> Linear | None:
         return None
+
+    def _seen(self, y: Tensor) -> Tensor:
+        return y
 
     # ---- deepinv's LinearPhysics -------------------------------------------------------------------------
 
@@ -93,22 +115,25 @@ class Operator(LinearPhysics):
         """A x.
 
         :param torch.Tensor x: image.
-        :raises ValueError: for another shape or device, NaN or inf; TypeError for another dtype.
+        :raises ValueError: for another shape or device, NaN or inf; TypeError for another dtype, and for an argument
+            that would change the operator, as ``mask=`` does deepinv's: build another one.
         """
+        self._refuse(kwargs)
         self._check_image(x)
         return linear_map(x, self._forward, self._backward)
 
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        """A^H y, the exact adjoint.
+        """A^H y, the exact adjoint. Data that do not count, as those outside of a mask, are not looked at.
 
         :param torch.Tensor y: data.
         :raises ValueError: for another shape or device, NaN or inf; TypeError for another dtype.
         """
-        self._check_data(y)
-        return linear_map(y, self._backward, self._forward)
+        self._refuse(kwargs)
+        return linear_map(self._checked(y), self._backward, self._forward)
 
     def A_adjoint_A(self, x: Tensor, **kwargs: Any) -> Tensor:
         """A^H A x, in the cheapest exact way."""
+        self._refuse(kwargs)
         self._check_image(x)
         return linear_map(x, self._normal, self._normal)
 
@@ -118,8 +143,10 @@ class Operator(LinearPhysics):
 
         Arguments of deepinv's solvers are ignored. Warns if the tolerance is not reached.
         """
-        options = self._options(max_iter, tol)
-        return self.solve_normal(self.A_adjoint(y), 0.0, **options)[0]
+        self._refuse(kwargs)
+        if self.closed_form:
+            return self._fit(self._checked(y), 0.0)
+        return self.solve_normal(self.A_adjoint(y), 0.0, **self._options(max_iter, tol))[0]
 
     def prox_l2(
         self,
@@ -139,15 +166,21 @@ class Operator(LinearPhysics):
         :param float gamma: > 0, or a tensor with one number per item.
         :raises ValueError: if gamma is not > 0.
         """
-        backprojection = self.A_adjoint(y)
+        self._refuse(kwargs)
+        backprojection: Tensor | None = None
         if not isinstance(z, Tensor):
+            backprojection = self.A_adjoint(y)
             z = torch.full_like(backprojection, 0.0 if z is None else float(z))
         self._check_image(z)
-        if isinstance(gamma, Tensor) and gamma.numel() > 1:
-            gamma = gamma.to(z.device, z.real.dtype).reshape(-1, 1, 1, 1)
+        if isinstance(gamma, Tensor):
+            gamma = gamma.to(z.device, z.real.dtype)
+            gamma = gamma.reshape(-1, 1, 1, 1) if gamma.numel() > 1 else gamma
         if not bool(torch.as_tensor(gamma > 0).all()):
             raise ValueError(f"gamma must be > 0, got {gamma}")
+        if self.closed_form:
+            return z + self._fit(self._checked(y) - self.A(z), 1 / gamma)
         options = self._options(max_iter, tol)
+        backprojection = self.A_adjoint(y) if backprojection is None else backprojection
         gradient = backprojection - self.A_adjoint_A(z)  # from z on, so that no large z / gamma is rounded
         step, info = self.solve_normal(gradient, 1 / gamma, **options)
         return self._report(z + step, info, **options)
@@ -161,7 +194,7 @@ class Operator(LinearPhysics):
         tol: float = 1e-5,
         max_iter: int = 50,
     ) -> tuple[Tensor, CGInfo]:
-        """(A^H A + alpha)^-1 b: in closed form, or by conjugate gradients; differentiable in b.
+        """(A^H A + alpha)^-1 b: in closed form, or by conjugate gradients; differentiable in b and alpha.
 
         alpha = 0 gives the pseudo-inverse in closed form; conjugate gradients reach it for b in the range of A^H A, for
         any other b there is no solution and they warn that they did not converge.
@@ -171,28 +204,65 @@ class Operator(LinearPhysics):
         :param torch.Tensor init: where conjugate gradients start.
         :raises ValueError: if alpha is negative or not finite.
         """
-        check_alpha(alpha)
+        alpha = checked_alpha(alpha, rhs)
         self._check_image(rhs)
         if self.closed_form:
             x = self._inverse(rhs, alpha)
             return x, CGInfo(0, torch.zeros(len(rhs), dtype=rhs.real.dtype, device=rhs.device), True)
+        number = alpha.detach() if isinstance(alpha, Tensor) else alpha
+        damped = bool(torch.as_tensor(number > 0).all())
         # with alpha = 0 it would lead to another least-squares image than that of smallest norm
-        precondition = self._preconditioner(alpha) if bool((torch.as_tensor(alpha) > 0).all()) else None
+        precondition = self._preconditioner(number) if damped else None
         x, info = damped_solve(
             self.A_adjoint_A, rhs, alpha, init, tol=tol, max_iter=max_iter, precondition=precondition
         )
-        return (
-            x if bool(torch.as_tensor(alpha > 0).all()) else self._report(x, info, max_iter=max_iter, tol=tol)
-        ), info
+        return x if damped else self._report(x, info, max_iter=max_iter, tol=tol), info
 
     @property
     def norm(self) -> float:
         """L, the largest eigenvalue of A^H A; computed once."""
-        if self._norm is None:
+        loads = sum(op._loads for op in self.modules() if isinstance(op, Operator))
+        if loads not in self._norms:
             dtype = torch.complex64 if self.complex_images else torch.float32
             like = torch.empty((1, *self.img_size), dtype=dtype, device=self._device_holder.device)
-            self._norm = operator_norm(self, like)
-        return self._norm
+            self._norms = {loads: operator_norm(self, like)}
+        return self._norms[loads]
+
+    # ---- noise -------------------------------------------------------------------------------------------
+
+    @property
+    def sigma(self) -> float | None:
+        """Noise per real component [units of y], that of the noise model now; None: none, or unknown."""
+        model = self.noise_model
+        if not isinstance(model, GaussianNoise) or model.sigma.numel() != 1:
+            return None
+        level = float(model.sigma) / (2**0.5 if self.complex_data else 1.0)
+        rounding = 4 * torch.finfo(model.sigma.dtype).eps
+        if self._sigma is not None and math.isclose(level, self._sigma, rel_tol=rounding):
+            return self._sigma
+        return level or None
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Any:
+        """A x with noise. Arguments of the noise model, deepinv's ``sigma`` or ``seed``, go to it, others to ``A``."""
+        noise = {name: kwargs.pop(name) for name in self._noise_arguments() & kwargs.keys()}
+        return self.sensor(self.noise(self.A(x, **kwargs), **noise))
+
+    def noise(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """x with noise where data count, zero elsewhere."""
+        return self._seen(super().noise(x, **kwargs))
+
+    def update_parameters(self, **kwargs: Any) -> None:
+        """What deepinv changes operators with; ours have a noise model that can change.
+
+        :raises TypeError: for anything else.
+        """
+        self._refuse({name: value for name, value in kwargs.items() if name not in self._noise_arguments()})
+
+    def _noise_arguments(self) -> set[str]:
+        model = self.noise_model
+        return set(inspect.signature(model.forward if isinstance(model, NoiseModel) else model).parameters)
+
+    # ---- more of LinearPhysics ---------------------------------------------------------------------------
 
     def adjointness_test(
         self,
@@ -245,6 +315,21 @@ class Operator(LinearPhysics):
     def _forget(self) -> None:
         """Drop what was computed from the geometry for one device; called when the operator moves."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: without what can be computed again."""
+        if isinstance(self.noise_model, NoiseModel):
+            make_picklable(self.noise_model)
+        bare = object.__new__(type(self))
+        bare.__dict__.update(self.__dict__)
+        bare._forget()
+        return bare.__dict__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Operator":
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))  # with what was computed
+        return new
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Operator":
         kept = {name: self._buffers[name] for name in self.geometry if self._buffers.get(name) is not None}
         super()._apply(fn, recurse)
@@ -257,21 +342,37 @@ class Operator(LinearPhysics):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._norm = None
+        self._loads += 1
         self._forget()
 
     def _options(self, max_iter: int | None, tol: float | None) -> dict[str, Any]:
-        return {"max_iter": max_iter or self.max_iter, "tol": self.tol if tol is None else tol}
+        return {
+            "max_iter": self.max_iter if max_iter is None else max_iter,
+            "tol": self.tol if tol is None else tol,
+        }
+
+    def _refuse(self, arguments: dict[str, Any]) -> None:
+        """:raises TypeError: for those that name a part of an operator and would be ignored."""
+        given = {name for name, value in arguments.items() if value is not None}
+        if given:
+            parts = {name.rpartition(".")[2] for name, _ in self.named_buffers()}
+            for name in sorted(given & (PARAMETERS | parts)):
+                raise TypeError(
+                    f"{type(self).__name__} takes no {name}= in a call; an operator of ours does not change, build "
+                    f"another one with this {name}"
+                )
 
     def _report(self, x: Tensor, info: CGInfo, *, max_iter: int, tol: float) -> Tensor:
         if not info.converged:
-            warnings.warn(
-                f"{type(self).__name__}: conjugate gradients stopped after {info.iterations} of {max_iter} steps at a "
-                f"relative residual of {float(info.residual.max()):.1e}, wanted {tol:.1e}; raise max_iter or tol",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+            what = f"{type(self).__name__}: conjugate gradients {shortfall(info, max_iter, tol)}"
+            warnings.warn(what, ConvergenceWarning, stacklevel=3)
         return x
+
+    def _checked(self, y: Tensor) -> Tensor:
+        """The data that count."""
+        y = self._seen(y)
+        self._check_data(y)
+        return y
 
     def _check_image(self, x: Tensor) -> None:
         self._check(x, "x", self.image_shape, self.complex_images)
@@ -289,6 +390,8 @@ class Operator(LinearPhysics):
             raise ValueError(
                 f"{what} expects {name} of shape ({expected}), got {tuple(t.shape)}; {_mend(t, name, shape)}"
             )
+        if t.numel() == 0:
+            raise ValueError(f"{what} expects at least one item, got {name} of shape {tuple(t.shape)}; skip the batch")
         allowed = tuple(REAL_TO_COMPLEX.values() if complex_valued else REAL_TO_COMPLEX)
         if t.dtype not in allowed:
             mend = (
@@ -303,6 +406,16 @@ class Operator(LinearPhysics):
             raise ValueError(f"{name} is on {t.device}, the operator on {here}; move one with .to()")
         if not bool(torch.isfinite(t.detach()).all()):
             raise ValueError(f"{name} holds NaN or inf; {self.mend_nan}")
+
+
+def only(y: Tensor, kept: Tensor) -> Tensor:
+    """y where a mask is True, zero elsewhere; y as it is where the two do not fit: the checks will say what is wrong.
+
+    :param torch.Tensor kept: bool, broadcastable to y.
+    """
+    sizes = zip(reversed(y.shape), reversed(kept.shape), strict=False)
+    fits = y.device == kept.device and y.ndim >= kept.ndim and all(m in (1, n) for n, m in sizes)
+    return torch.where(kept, y, 0) if fits else y
 
 
 def _inner(a: Tensor | TensorList, b: Tensor | TensorList) -> Tensor:

@@ -1,14 +1,18 @@
 """Operators of operators: one after the other, and several of one image."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, cast
 
 import torch
+from deepinv.physics import NoiseModel
 from deepinv.utils import TensorList
 from torch import Tensor, nn
 
 from pnp_lofi.operators.base import Operator
+
+SAME = 1e-9  # relative difference of noise levels that is only rounding
 
 
 class Composed(Operator):
@@ -24,11 +28,12 @@ class Composed(Operator):
 
     def __init__(self, *operators: Operator) -> None:
         flat = [part for op in operators for part in (op.operators if isinstance(op, Composed) else [op])]
+        _check_any(operators, "Composed")
         for inner, outer in pairwise(flat):
             _check_fit(inner, outer)
         first, last = flat[0], flat[-1]
         super().__init__(first.image_shape, last.data_shape, noise_model=last.noise_model, **_shared(flat))
-        self.sigma, self.complex_data = last.sigma, last.complex_data
+        self.complex_data = last.complex_data
         self.physics_list = nn.ModuleList(flat)
 
     @property
@@ -38,17 +43,24 @@ class Composed(Operator):
     def __getitem__(self, index: int) -> Operator:
         return self.operators[index]
 
+    @property
+    def sigma(self) -> float | None:
+        return self.operators[-1].sigma
+
     def A(self, x: Tensor, **kwargs: Any) -> Any:
+        self._refuse(kwargs)
         for op in self.operators:
             x = op.A(x)
         return x
 
     def A_adjoint(self, y: Any, **kwargs: Any) -> Tensor:
+        self._refuse(kwargs)
         for op in reversed(self.operators):
             y = op.A_adjoint(y)
         return y
 
     def A_adjoint_A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        self._refuse(kwargs)
         *inner, last = self.operators
         for op in inner:
             x = op.A(x)
@@ -60,6 +72,14 @@ class Composed(Operator):
     def noise(self, x: Any, **kwargs: Any) -> Any:
         """The noise of the operator that acts last."""
         return self.operators[-1].noise(x, **kwargs)
+
+    def set_noise_model(self, noise_model: NoiseModel, **kwargs: Any) -> None:
+        """Of the operator that acts last."""
+        super().set_noise_model(noise_model)
+        self.operators[-1].set_noise_model(noise_model, **kwargs)
+
+    def _noise_arguments(self) -> set[str]:
+        return self.operators[-1]._noise_arguments()
 
     def __getattr__(self, name: str) -> Any:
         # what a solver looks for in an operator is here if the one that acts last has it: the data are its data
@@ -104,12 +124,11 @@ class Stacked(Operator):
             for part, root in parts:
                 flat.append(part)
                 roots.append(root * weight**0.5)
+        _check_any(operators, "Stacked")
         first = flat[0]
         for op in flat[1:]:
             _check_same_images(first, op)
         super().__init__(first.image_shape, (), **_shared(flat))
-        levels = {None if op.sigma is None else op.sigma * root for op, root in zip(flat, roots, strict=True)}
-        self.sigma = levels.pop() if len(levels) == 1 else None
         self.roots = roots
         self.physics_list = nn.ModuleList(flat)
 
@@ -123,6 +142,18 @@ class Stacked(Operator):
     def __len__(self) -> int:
         return len(self.operators)
 
+    @property
+    def sigma(self) -> float | None:
+        """Noise per real component, where it is the same in all parts."""
+        levels = [op.sigma for op in self.operators]
+        first = levels[0]
+        if first is None:
+            return None
+        first *= self.roots[0]
+        parts = zip(levels, self.roots, strict=True)
+        same = all(n is not None and math.isclose(n * root, first, rel_tol=SAME) for n, root in parts)
+        return first if same else None
+
     def whiten(self, y: TensorList | Sequence[Tensor]) -> TensorList:
         """The data of each operator times r_i.
 
@@ -131,14 +162,17 @@ class Stacked(Operator):
         return TensorList([root * part for root, part in zip(self.roots, self._parts(y), strict=True)])
 
     def A(self, x: Tensor, **kwargs: Any) -> TensorList:
+        self._refuse(kwargs)
         return self.whiten([op.A(x) for op in self.operators])
 
     def A_adjoint(self, y: TensorList, **kwargs: Any) -> Tensor:
+        self._refuse(kwargs)
         parts = self.whiten(y)
         found = [op.A_adjoint(part) for op, part in zip(self.operators, parts, strict=True)]
         return torch.stack(found).sum(0)
 
     def A_adjoint_A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        self._refuse(kwargs)
         found = [root**2 * op.A_adjoint_A(x) for op, root in zip(self.operators, self.roots, strict=True)]
         return torch.stack(found).sum(0)
 
@@ -147,11 +181,23 @@ class Stacked(Operator):
         parts = zip(self.operators, self.roots, self._parts(x), strict=True)
         return TensorList([root * op.noise(part / root, **kwargs) for op, root, part in parts])
 
+    def set_noise_model(self, noise_model: NoiseModel, item: int = 0, **kwargs: Any) -> None:
+        """Of one of the operators, as deepinv's StackedPhysics has it."""
+        self.operators[item].set_noise_model(noise_model, **kwargs)
+
+    def _noise_arguments(self) -> set[str]:
+        return set().union(*(op._noise_arguments() for op in self.operators))
+
     def _parts(self, y: TensorList | Sequence[Tensor]) -> list[Tensor]:
         if isinstance(y, Tensor) or len(y) != len(self.operators):
             what = f"a tensor of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"{len(y)} parts"
             raise ValueError(f"Stacked expects a TensorList of {len(self.operators)} parts, got {what}")
         return list(y)
+
+
+def _check_any(operators: Sequence[Operator], name: str) -> None:
+    if not operators:
+        raise ValueError(f"{name} needs at least one operator")
 
 
 def _shared(operators: Sequence[Operator]) -> dict[str, Any]:

@@ -35,7 +35,11 @@ class _Adapter(Operator):
             device=radon.angles.device,
         )
         self.radon, self.matched = radon, matched
-        self.shape, self.sigma = radon.shape, radon.sigma
+        self.shape = radon.shape
+
+    @property
+    def sigma(self) -> float | None:
+        return self.radon.sigma
 
     def fbp(self, y: Tensor, **options: Any) -> Tensor:
         """Filtered backprojection by :meth:`pnp_lofi.operators.radon.Radon.fbp`."""

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pnp_lofi.cg import linear_map
 from pnp_lofi.noise import estimate_image_noise
-from pnp_lofi.operators.base import Operator, Shape, checked_shape
-from pnp_lofi.operators.blur import LOST, Blur
+from pnp_lofi.operators.base import REAL_TO_COMPLEX, Operator, Shape, checked_shape
+from pnp_lofi.operators.blur import Blur, damped
 from pnp_lofi.sampling import keys_cubic
 
 
@@ -79,36 +79,39 @@ class Downsample(Operator):
         return self.blur._forward(x)[..., self.phase :: self.factor, self.phase :: self.factor].contiguous()
 
     def _backward(self, y: Tensor) -> Tensor:
-        spread = y.new_zeros((*y.shape[:2], *self.shape))
-        spread[..., self.phase :: self.factor, self.phase :: self.factor] = y
-        return self.blur._backward(spread)
+        return self.blur._backward(self._placed(y))
+
+    def _placed(self, y: Tensor) -> Tensor:
+        """The coarse image on the fine grid, zero between its pixels."""
+        fine = y.new_zeros((*y.shape[:2], *self.shape))
+        fine[..., self.phase :: self.factor, self.phase :: self.factor] = y
+        return fine
 
     def _eigenvalues(self) -> Tensor:
-        """G of A A^H, (C, H/f, W/f // 2 + 1), float64."""
-        if self._aliased is not None:
-            return self._aliased
-        f = self.factor
-        autocorrelation = torch.fft.irfft2(self.blur.power(), s=self.shape)
-        self._aliased = torch.fft.rfft2(autocorrelation[..., ::f, ::f]).real.clamp_min(0)
+        """G of A A^H, repeated over the aliases, (C, H, W // 2 + 1), float64."""
+        if self._aliased is None:
+            comb = torch.zeros(self.shape, dtype=torch.float64, device=self.blur.kernel.device)
+            comb[:: self.factor, :: self.factor] = 1
+            autocorrelation = torch.fft.irfft2(self.blur.power(), s=self.shape)
+            self._aliased = torch.fft.rfft2(autocorrelation * comb).real.clamp_min(0)
         return self._aliased
 
     def _inverse(self, rhs: Tensor, alpha: float | Tensor) -> Tensor:
-        eigenvalues = self._eigenvalues()
+        gain, kept = damped(self._eigenvalues(), alpha, rhs.dtype)
         Ab = linear_map(rhs, self._forward, self._backward)
-        alpha = torch.as_tensor(alpha, dtype=eigenvalues.dtype, device=rhs.device)
+        alpha = torch.as_tensor(alpha, dtype=gain.dtype, device=rhs.device)
         none = alpha == 0
-        damping = torch.where(none, 1, alpha)
-        x = ((rhs - self._spread(Ab, 1 / (eigenvalues + damping))) / damping).to(rhs.dtype)
-        if not bool(none.any()):
-            return x
-        floor = eigenvalues.max() * LOST * torch.finfo(rhs.dtype).eps
-        pseudo = torch.where(eigenvalues > floor, 1 / eigenvalues.square(), 0)
-        return torch.where(none, self._spread(Ab, pseudo), x)
+        x = ((rhs - self._spread(Ab, gain)) / torch.where(none, 1, alpha)).to(rhs.dtype)
+        return torch.where(none, self._spread(Ab, torch.where(kept, gain.square(), 0)), x) if bool(none.any()) else x
+
+    def _fit(self, y: Tensor, alpha: float | Tensor) -> Tensor:
+        """A^H (G + alpha)^-1 y."""
+        gain, kept = damped(self._eigenvalues(), alpha, y.dtype)
+        return self._spread(y, torch.where(kept, gain, 0))
 
     def _spread(self, y: Tensor, gain: Tensor) -> Tensor:
-        """A^H of a filtered coarse image."""
-        filtered = torch.fft.irfft2(torch.fft.rfft2(y) * gain.to(y.dtype), s=self.coarse)
-        return linear_map(filtered, self._backward, self._forward)
+        """A^H of a filtered coarse image, in one go: what the gain lifts and A^H removes never rounds."""
+        return self.blur._filter(self._placed(y), (self.blur.transfer().conj() * gain).to(REAL_TO_COMPLEX[y.dtype]))
 
     def estimate_noise(self, y: Tensor) -> float:
         """Noise of the coarse image [units of y]; see :func:`pnp_lofi.noise.estimate_image_noise`."""

@@ -1,13 +1,14 @@
 """Cartesian Fourier sampling: compressed sensing, single-coil MRI."""
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.fft import fft2, fftshift, ifft2, ifftshift
 
-from pnp_lofi.operators.base import REAL_TO_COMPLEX, Operator
+from pnp_lofi.cg import linear_map
+from pnp_lofi.operators.base import REAL_TO_COMPLEX, Operator, only
 from pnp_lofi.operators.mask import checked_mask
 
 SPACE = (-2, -1)
@@ -50,16 +51,8 @@ class Fourier(Operator):
         """L, the largest eigenvalue of A^H A."""
         return float(self._eigenvalues().max())
 
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        """F^H m y; the real part where images are real.
-
-        :raises ValueError: if y does not fit the mask or is NaN or inf on samples that are seen.
-        """
-        return super().A_adjoint(torch.where(self.mask, y, 0) if y.shape[-2:] == self.mask.shape[-2:] else y)
-
-    def noise(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Noise on the samples seen; y stays zero outside."""
-        return torch.where(self.mask, super().noise(x, **kwargs), 0)
+    def _seen(self, y: Tensor) -> Tensor:
+        return only(y, self.mask)
 
     def _forward(self, x: Tensor) -> Tensor:
         x = x.to(REAL_TO_COMPLEX.get(x.dtype, x.dtype))
@@ -96,13 +89,19 @@ class Fourier(Operator):
         alpha = torch.as_tensor(alpha, dtype=torch.float64, device=rhs.device)
         return self._multiply(rhs, torch.where((eigenvalues > 0) | (alpha > 0), 1 / (eigenvalues + alpha), 0))
 
+    def _fit(self, y: Tensor, alpha: float | Tensor) -> Tensor:
+        eigenvalues = self._eigenvalues()
+        alpha = torch.as_tensor(alpha, dtype=torch.float64, device=y.device)
+        gain = torch.where(eigenvalues > 0, 1 / (eigenvalues + alpha), 0)
+        return self._multiply(linear_map(y, self._backward, self._forward), gain)
+
     def estimate_noise(self, y: Tensor) -> float:
         """Noise per real component [units of y], from a low quantile of |y| among the highest frequencies sampled.
 
         Detail as fine as the pixels counts as noise: the figure is an upper bound. (A solver's own, by its residual,
         came out a third too low: fewer samples than pixels can be fitted too well.)
         """
-        self._check_data(torch.where(self.mask, y, 0))
+        self._check_data(self._seen(y))
         H, W = self.shape
         k_r, k_c = torch.fft.fftfreq(H, device=y.device), torch.fft.fftfreq(W, device=y.device)
         distance = torch.hypot(k_r[:, None], k_c)

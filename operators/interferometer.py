@@ -173,9 +173,11 @@ def checked_uv(uv: Tensor, *, empty: bool = False) -> Tensor:
     """float64, in [-pi, pi].
 
     :param bool empty: whether (2, 0), a part with nothing in it, is fine.
-    :raises ValueError: for another shape, NaN or inf, |uv| > pi.
+    :raises ValueError: for another shape, NaN or inf, |uv| > pi; TypeError if uv is complex.
     """
     uv = torch.as_tensor(uv)
+    if uv.is_complex():
+        raise TypeError(f"uv must be real, (2, M) in radians per pixel, got {uv.dtype}; stack its two parts")
     if empty and uv.shape == (2, 0):
         return uv.detach().to(torch.float64)
     if uv.ndim != 2 or uv.shape[0] != 2 or uv.shape[1] == 0:
@@ -196,11 +198,14 @@ def checked_uv(uv: Tensor, *, empty: bool = False) -> Tensor:
 def checked_weights(weights: Tensor | None, uv: Tensor) -> Tensor | None:
     """float64, one per column of uv; None stays None.
 
-    :raises ValueError: for another length or device, NaN or inf, negative weights.
+    :raises ValueError: for another length or device, NaN or inf, negative weights; TypeError if they are complex.
     """
     if weights is None:
         return None
-    weights = torch.as_tensor(weights).detach().to(torch.float64)
+    weights = torch.as_tensor(weights).detach()
+    if weights.is_complex():
+        raise TypeError(f"weights must be real, 1/sigma^2 per real component, got {weights.dtype}")
+    weights = weights.to(torch.float64)
     if weights.shape != uv.shape[1:]:
         raise ValueError(f"weights must be ({uv.shape[1]},), one per column of uv, got {tuple(weights.shape)}")
     if weights.device != uv.device:

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pnp_lofi.cg import damped_solve
+from pnp_lofi.cg import damped_solve, linear_map
 from pnp_lofi.lensing_power import check_power, fit_power, fourier_filter
 from pnp_lofi.noise import estimate_image_noise
-from pnp_lofi.operators.base import REAL_TO_COMPLEX, Operator, Shape, checked_shape
+from pnp_lofi.operators.base import REAL_TO_COMPLEX, Operator, Shape, checked_shape, only
 from pnp_lofi.operators.mask import checked_mask
 
 
@@ -101,16 +101,9 @@ class KaiserSquires(Operator):
         mean = rhs.mean((-2, -1), keepdim=True)
         return (rhs - mean) / (1 + alpha) + mean * torch.where(alpha > 0, 1 / alpha, 0)
 
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        """A^H y.
-
-        :raises ValueError: if y does not fit the operator or is NaN or inf on pixels that are seen.
-        """
-        return super().A_adjoint(self._seen(y))
-
-    def noise(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Noise on the pixels seen; y stays zero outside."""
-        return self._seen(super().noise(x, **kwargs))
+    def _fit(self, y: Tensor, alpha: float | Tensor) -> Tensor:
+        """A^H y / (1 + alpha): it has no mean."""
+        return linear_map(y, self._backward, self._forward) / (1 + alpha)
 
     @property
     def norm(self) -> float:
@@ -262,9 +255,7 @@ class KaiserSquires(Operator):
         return self._cache[dtype]
 
     def _seen(self, y: Tensor) -> Tensor:
-        if self.weights is None or y.shape[-2:] != self.weights.shape[-2:] or y.device != self.weights.device:
-            return y  # the checks will say what is wrong
-        return torch.where(self.weights > 0, y, 0)
+        return y if self.weights is None else only(y, self.weights > 0)
 
     def _forget(self) -> None:
         self._cache: dict[torch.dtype, Tensor] = {}  # of the kernel (complex) and the root of the weights (real)

@@ -1,11 +1,16 @@
 """The noise of X-rays: photons are counted, then the logarithm is taken."""
 
 import math
+import warnings
 from typing import Any
 
 import torch
 from deepinv.physics import NoiseModel
 from torch import Tensor
+
+from pnp_lofi.noise import unchanged
+
+DARK = 0.2  # part of the detectors without a photon above which the units are doubted
 
 
 class LowDose(NoiseModel):
@@ -27,20 +32,29 @@ class LowDose(NoiseModel):
         for name, value in (("photons", photons), ("mu", mu), ("zero", zero)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and > 0, got {value}")
-        super().__init__(rng=rng)
+        super().__init__(noise_model=unchanged, rng=rng)
         self.photons, self.mu, self.zero = float(photons), float(mu), float(zero)
 
     def forward(self, x: Tensor, seed: int | None = None, **kwargs: Any) -> Tensor:
         """Line integrals with the noise of photon counting.
 
-        :raises ValueError: if an expected count overflows, for x far below zero.
+        :raises ValueError: if an expected count overflows, for x far below zero. Warns if more than 20 % of the
+            detectors see no photon.
         """
         self.rng_manual_seed(seed)
         expected = self.photons * torch.exp(-self.mu * x.double())
         if not bool(torch.isfinite(expected).all()):
             raise ValueError(f"exp(-mu x) overflows for x = {float(x.min()):g} and mu = {self.mu:g}; check the units")
-        counts = torch.poisson(expected, generator=self.rng).clamp(min=self.zero)
-        return (torch.log(self.photons / counts) / self.mu).to(x.dtype)
+        counts = torch.poisson(expected, generator=self.rng)
+        dark = float((counts == 0).double().mean())
+        if dark > DARK:
+            warnings.warn(
+                f"{100 * dark:.0f} % of the detectors see no photon: of {self.photons:g} there are exp(-mu x) left, "
+                f"and mu x is {self.mu * float(x.mean()):.3g} on average; choose mu [1 / units of x] such that mu x "
+                "is an attenuation of about 1 to 5, or more photons",
+                stacklevel=4,  # through Module.__call__
+            )
+        return (torch.log(self.photons / counts.clamp(min=self.zero)) / self.mu).to(x.dtype)
 
     def weights(self, y: Tensor) -> Tensor:
         """1 / variance of each datum [1 / units of y^2] to first order: that of -log(N) / mu is 1 / (N mu^2).

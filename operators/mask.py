@@ -1,13 +1,13 @@
 """Inpainting: some pixels are seen, the others are not."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pnp_lofi.noise import estimate_image_noise
-from pnp_lofi.operators.base import Operator
+from pnp_lofi.operators.base import Operator, only
 
 
 class Mask(Operator):
@@ -39,21 +39,13 @@ class Mask(Operator):
     def _normal(self, x: Tensor) -> Tensor:
         return self._forward(x)
 
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        """m y.
-
-        :raises ValueError: if y does not fit the mask or is NaN or inf on pixels that are seen.
-        """
-        return super().A_adjoint(torch.where(self.mask, y, 0) if y.shape[-2:] == self.mask.shape[-2:] else y)
+    def _seen(self, y: Tensor) -> Tensor:
+        return only(y, self.mask)
 
     @property
     def norm(self) -> float:
         """L, the largest eigenvalue of A^H A."""
         return 1.0
-
-    def noise(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Noise on the pixels seen; y stays zero outside."""
-        return torch.where(self.mask, super().noise(x, **kwargs), 0)
 
     def _inverse(self, rhs: Tensor, alpha: float | Tensor) -> Tensor:
         """b / (m + alpha); for alpha = 0 the pseudo-inverse, m b."""

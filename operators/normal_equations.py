@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -142,8 +143,11 @@ class NormalEquations:
     def load(cls, path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> "NormalEquations":
         """Read what :meth:`save` wrote.
 
+        :raises FileNotFoundError: if there is no such file.
         :raises ValueError: if the file is truncated or holds something else.
         """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist")
         tensors, header = read_tensors(path)
         if header.get("kind") != KIND or header.get("format") != FORMAT or set(tensors) != set(NAMES):
             raise ValueError(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,12 +82,16 @@ class NUFFT(Interferometer):
     def _normal(self, x: Tensor) -> Tensor:
         return self._backward(self._forward(x)) if self.backend == "kb" else super()._normal(x)
 
-    def whiten(self, vis: Tensor) -> Tensor:
+    def whiten(self, vis: Tensor | np.ndarray) -> Tensor:
         """W^1/2 vis; zero where the weight is, whatever vis holds there.
 
-        :param torch.Tensor vis: (..., M) complex [the units of A0 x].
+        :param vis: tensor or array (..., M) complex [the units of A0 x]; complex64 for images in float32.
+        :returns: tensor of the same dtype; an array is brought to the operator's device.
         :raises ValueError: if the length differs.
         """
+        if not isinstance(vis, Tensor):
+            native = np.asarray(vis).dtype.newbyteorder("=")  # what is read from FITS is big-endian
+            vis = torch.from_numpy(np.array(vis, native)).to(self.uv.device)
         self._check_length(vis)
         return vis if self.weights is None else torch.where(self.weights > 0, vis * self._root(vis.dtype), 0)
 

@@ -76,12 +76,12 @@ class StreamedNUFFT(Interferometer):
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         """G x."""
-        return self.A_adjoint_A(x)
+        return self.A_adjoint_A(x, **kwargs)
 
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
         """y itself: the adjoint in the inner product <a, b> = a^T G^-1 b."""
-        self._check_data(y)
-        return y
+        self._refuse(kwargs)
+        return self._checked(y).clone()
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         """A x, where no noise is set.
@@ -90,7 +90,7 @@ class StreamedNUFFT(Interferometer):
         """
         if self.sigma is not None:
             raise ValueError("StreamedNUFFT cannot draw noise; simulate visibilities with NUFFT, or use op.A(x)")
-        return self.A(x)
+        return self.A(x, **kwargs)
 
     def residual_level(self, y: Tensor, x: Tensor | None) -> float:
         """rms per real component of W^1/2 (vis - A0 x), whose square sums to <x, G x> - 2 <x, y> + power.

@@ -3,6 +3,7 @@
 import functools
 import importlib.resources
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ C = 299792458.0  # speed of light [m/s]
 SIDEREAL_DAY = 86164.09  # [s]
 LATITUDE = math.radians(-30.7110555556)  # of MeerKAT's reference position
 ARCSEC = math.pi / 180 / 3600  # [rad]
+LOWEST = 1e6  # frequency [Hz] below which no interferometer observes
 
 
 @functools.cache
@@ -100,7 +102,7 @@ def meerkat_uv(
     return uv_radians(uvw, frequency, default_cell(uvw, frequency) if cell is None else cell)
 
 
-def uv_radians(uv: Tensor, frequency: float | Tensor, cell: float) -> Tensor:
+def uv_radians(uv: Tensor | np.ndarray, frequency: float | Tensor | np.ndarray, cell: float) -> Tensor:
     """Baselines in metres to radians per pixel.
 
     On the sky V = sum I(l, m) exp(-2 pi i (u l + v m)) with u, v in wavelengths, l positive East, m positive North.
@@ -109,25 +111,30 @@ def uv_radians(uv: Tensor, frequency: float | Tensor, cell: float) -> Tensor:
 
         uv[0] = +2 pi v cell / lambda,    uv[1] = -2 pi u cell / lambda.
 
-    :param torch.Tensor uv: (M, 2) or (M, 3), u East, v North [m]; a w is ignored, see :func:`w_phase`.
+    :param uv: tensor or array (M, 2) or (M, 3), u East, v North [m]; a w is ignored, see :func:`w_phase`.
     :param frequency: scalar or (M,) [Hz].
     :param float cell: pixel size [arcsec].
-    :returns: (2, M) float64 [rad/pixel].
-    :raises ValueError: for other shapes, and for a frequency or cell that is not finite and positive.
+    :returns: (2, M) float64 tensor [rad/pixel].
+    :raises ValueError: for other shapes, and for a frequency or cell that is not finite and positive. Warns if a
+        frequency is below 1 MHz.
     """
+    _warn_of_unit(frequency)
     u, v = _wavelengths(uv, frequency)
     scale = 2 * math.pi * _radians(cell)
     return torch.stack([scale * v, -scale * u])
 
 
-def default_cell(uv: Tensor, frequency: float | Tensor, *, super_resolution: float = 1.0) -> float:
+def default_cell(
+    uv: Tensor | np.ndarray, frequency: float | Tensor | np.ndarray, *, super_resolution: float = 1.0
+) -> float:
     """Pixel size [arcsec] that puts the longest projected baseline B on the Nyquist frequency: 1 / (2 sr B_lambda).
 
-    :param torch.Tensor uv: (M, 2) or (M, 3) [m].
+    :param uv: tensor or array (M, 2) or (M, 3) [m].
     :param frequency: scalar or (M,) [Hz].
     :param float super_resolution: sr, finer pixels by this factor; 1 to 2.5 is usual.
-    :raises ValueError: if all baselines are zero or super_resolution <= 0.
+    :raises ValueError: if all baselines are zero or super_resolution <= 0. Warns if a frequency is below 1 MHz.
     """
+    _warn_of_unit(frequency)
     if not (math.isfinite(super_resolution) and super_resolution > 0):
         raise ValueError(f"super_resolution must be finite and > 0, got {super_resolution}")
     u, v = _wavelengths(uv, frequency)
@@ -137,18 +144,21 @@ def default_cell(uv: Tensor, frequency: float | Tensor, *, super_resolution: flo
     return 1 / (2 * super_resolution * longest) / ARCSEC
 
 
-def w_phase(uvw: Tensor, frequency: float | Tensor, cell: float, shape: Sequence[int]) -> tuple[float, float]:
+def w_phase(
+    uvw: Tensor | np.ndarray, frequency: float | Tensor | np.ndarray, cell: float, shape: Sequence[int]
+) -> tuple[float, float]:
     """Largest phase [rad] that is lost by leaving w out: 2 pi |w| (1 - sqrt(1 - l^2 - m^2)).
 
-    :param torch.Tensor uvw: (M, 3) [m].
+    :param uvw: tensor or array (M, 3) [m].
     :param float cell: pixel size [arcsec]; tuple shape: (H, W) of the image.
     :returns: at the middle of the further edge, and at the corner.
     :raises ValueError: if uvw has no w, or the image reaches beyond the horizon.
     """
+    uvw = _tensor(uvw)
     if uvw.ndim != 2 or uvw.shape[1] != 3:
         raise ValueError(f"w_phase needs uvw of shape (M, 3) in metres, got {tuple(uvw.shape)}")
     _wavelengths(uvw, frequency)
-    w = float((uvw[:, 2].double() * torch.as_tensor(frequency, dtype=torch.float64) / C).abs().max())
+    w = float((uvw[:, 2].double() * _tensor(frequency).to(uvw.device) / C).abs().max())
     m, l = (_radians(cell) * (n // 2) for n in shape)
     if l**2 + m**2 > 1:
         raise ValueError(f"an image of {shape} pixels of {cell} arcsec reaches beyond the horizon; check cell [arcsec]")
@@ -163,14 +173,31 @@ def _radians(cell: float) -> float:
     return float(cell) * ARCSEC
 
 
-def _wavelengths(uv: Tensor, frequency: float | Tensor) -> tuple[Tensor, Tensor]:
+def _tensor(values: float | Tensor | np.ndarray) -> Tensor:
+    """A tensor as it is, all else in float64: what is read from FITS may be big-endian, which torch refuses."""
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values, np.float64))
+
+
+def _warn_of_unit(frequency: float | Tensor | np.ndarray) -> None:
+    f = _tensor(frequency)
+    if bool(((f > 0) & (f < LOWEST)).any()):
+        lowest = float(f[f > 0].min())
+        warnings.warn(
+            f"a frequency of {lowest:g} Hz is below every interferometer's; if it is in MHz, multiply by 1e6, if in "
+            "GHz, by 1e9",
+            stacklevel=3,
+        )
+
+
+def _wavelengths(uv: Tensor | np.ndarray, frequency: float | Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
     """u and v in wavelengths, (M,) float64 each."""
+    uv = _tensor(uv)
     if uv.ndim != 2 or uv.shape[1] not in (2, 3) or len(uv) == 0:
         mend = "; transpose it with uv.T" if uv.ndim == 2 and uv.shape[0] in (2, 3) else ""
         raise ValueError(f"uv must be (M, 2) or (M, 3) in metres, M >= 1, got {tuple(uv.shape)}{mend}")
     if not bool(torch.isfinite(uv).all()):
         raise ValueError("uv holds NaN or inf; flag those rows and leave them out")
-    f = torch.as_tensor(frequency, dtype=torch.float64, device=uv.device)
+    f = _tensor(frequency).to(uv.device, torch.float64)
     if f.ndim > 1 or (f.ndim == 1 and len(f) not in (1, len(uv))):
         raise ValueError(f"frequency must be a number or one per row ({len(uv)}), got shape {tuple(f.shape)}")
     if not bool((torch.isfinite(f) & (f > 0)).all()):

@@ -1,12 +1,10 @@
 """Data that are not equally noisy."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from pnp_lofi.cg import Linear
-from pnp_lofi.operators.base import Operator
+from pnp_lofi.operators.base import Operator, only
 
 
 class Weighted(Operator):
@@ -60,9 +58,8 @@ class Weighted(Operator):
         """
         return torch.where(self.root > 0, y * self.root.to(y.real.dtype), 0)
 
-    def noise(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Noise on data that count; y stays zero elsewhere."""
-        return torch.where(self.root > 0, super().noise(x, **kwargs), 0)
+    def _seen(self, y: Tensor) -> Tensor:
+        return only(y, self.root > 0)
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.op.A(x) * self.root.to(x.real.dtype)

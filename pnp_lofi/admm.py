@@ -1,5 +1,6 @@
 """ADMM with a denoiser in the place of a proximal step."""
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from deepinv.models import Denoiser, Reconstructor
+from deepinv.optim import Prior
 from deepinv.physics import LinearPhysics
 from deepinv.utils import TensorList
 from torch import Tensor
@@ -44,6 +46,7 @@ class ADMM(Reconstructor):
     :param callback: called with an :class:`Iterate` after each iteration; returning True stops.
     :param bool progress: progress bar on stderr; default: where stderr is a terminal.
     :raises ValueError: for parameters that are not positive (sigma_n may be 0) or not finite.
+    :raises TypeError: if the prior cannot be called as ``prior(x, sigma)``.
     Source: Boyd et al. 2011, section 3.1.1; Venkatakrishnan et al. 2013; arXiv 2411.04995, Algorithm 1, which
     prints v <- D(x - u), a sign slip (its code has x + u).
     """
@@ -65,6 +68,7 @@ class ADMM(Reconstructor):
         progress: bool | None = None,
     ) -> None:
         super().__init__()
+        _check_prior(prior)
         if sigma_n is not None and not 0 <= sigma_n < float("inf"):
             raise ValueError(f"sigma_n must be finite and >= 0 (0: exact data), got {sigma_n}")
         for name, value in {"sigma_d": sigma_d, "alpha": alpha, "max_iter": max_iter}.items():
@@ -96,12 +100,18 @@ class ADMM(Reconstructor):
         :param torch.Tensor x0: start, (B, C, H, W); default zero.
         :param torch.Tensor truth: to measure against.
         :raises ValueError: if y holds NaN or inf.
+        :raises TypeError: if the operator's images are complex.
         """
         start = time.perf_counter()
         op = self.op if physics is None else physics
         if not all(bool(torch.isfinite(part).all()) for part in (y if isinstance(y, TensorList) else [y])):
             raise ValueError("y holds NaN or inf; flag such data (weight 0) or leave them out")
         backprojection = op.A_adjoint(y)
+        if backprojection.is_complex():
+            raise TypeError(
+                f"priors are for real images, those of {type(op).__name__} are complex ({backprojection.dtype}): build "
+                "the operator with real=True"
+            )
         sigma_n = self.sigma_n if self.sigma_n is not None else noise_level(op, y)
         if sigma_n is None:
             sigma_n = estimate_noise(op, y, lambda level, x: self._glance(op, backprojection, level, x))
@@ -155,6 +165,27 @@ class ADMM(Reconstructor):
         if truth is not None:
             found |= {"snr": snr(run.v, truth), "psnr": psnr(run.v, truth)}
         return found
+
+
+def _check_prior(prior: Any) -> None:
+    """:raises TypeError: unless ``prior(x, sigma)`` is a call that can be."""
+    if isinstance(prior, str):
+        raise TypeError(f"prior must be a denoiser, got the name {prior!r}; use LoFiPrior({prior!r})")
+    if isinstance(prior, Prior):
+        raise TypeError(f"prior must be a denoiser, got deepinv's {type(prior).__name__}; pass the denoiser inside it")
+    name = prior.__name__ if isinstance(prior, type) else type(prior).__name__
+    if not callable(prior) or isinstance(prior, type):
+        raise TypeError(f"prior must be a denoiser such as LoFiPrior('natural'), got {name}")
+    try:
+        signature = inspect.signature(prior.forward if isinstance(prior, torch.nn.Module) else prior)
+    except (TypeError, ValueError):  # compiled: nothing is known of it
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"prior must be a denoiser that is called as prior(x, sigma), {name} is called as {name}{signature}"
+        ) from error
 
 
 class _Run:

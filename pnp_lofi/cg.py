@@ -1,6 +1,7 @@
 """Linear algebra on images: conjugate gradients, the normal equations, the norm of an operator."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,14 +11,20 @@ from torch import Tensor
 
 Linear = Callable[[Tensor], Tensor]
 SINGULAR = 4.0  # roundings of the largest eigenvalue seen, below which an eigenvalue cannot be told from zero
+TRUSTED = 10.0  # roundings of b, below which CG's own residual falls whatever x is
 BREAKDOWN = 1e-6  # relative size of a Lanczos vector that is only rounding: the Krylov space is exhausted
+
+
+class ConvergenceWarning(UserWarning):
+    """An iterative solve stopped before it reached its tolerance."""
 
 
 class CGInfo(NamedTuple):
     """How a solve ended.
 
     :param int iterations: applications of the operator by the slowest item.
-    :param torch.Tensor residual: (B,) ||b - N x|| / ||b||, by CG's own recursion.
+    :param torch.Tensor residual: (B,) ||b - N x|| / ||b||: by CG's own recursion, but measured, by one more
+        application, where the recursion has fallen below 10 roundings (1.2e-6 in single precision).
     :param bool converged: whether every item reached the tolerance.
     """
 
@@ -75,14 +82,15 @@ def conjugate_gradient(
 ) -> tuple[Tensor, CGInfo]:
     """Solve N x = b for a self-adjoint N >= 0 that acts on each item of the batch alike.
 
-    Every item has its own step length and stops on its own, when ||b - N x|| <= tol ||b|| or when <p, N p> is lost in
-    rounding, as it is for directions that a singular N does not see. Not differentiated: :func:`solve_normal` is.
+    Every item has its own unit, its largest value, lest squares under- or overflow, its own step length, and stops on
+    its own: when ||b - N x|| <= tol ||b|| or when <r, M r> or <p, N p> is lost in rounding, as the latter is for
+    directions that a singular N does not see. Not differentiated: :func:`solve_normal` is.
 
     :param Callable normal: N, (B, ...) to (B, ...).
     :param torch.Tensor rhs: b, (B, ...), real or complex; the inner product is Re<., .>.
-    :param torch.Tensor init: where to start, the shape of b; default zero.
+    :param torch.Tensor init: where to start, the shape of b; default zero, as for items that are farther off than zero.
     :param float tol: relative residual; int max_iter: steps at most.
-    :param Callable precondition: self-adjoint and positive, near N^-1; default the identity.
+    :param Callable precondition: M, self-adjoint and positive, near N^-1; default the identity.
     :returns: x and a :class:`CGInfo`.
     :raises ValueError: if init does not have the shape of b.
     Source: Hestenes and Stiefel 1952.
@@ -90,22 +98,26 @@ def conjugate_gradient(
     if init is not None and init.shape != rhs.shape:
         raise ValueError(f"init must have the shape of rhs, {tuple(rhs.shape)}, got {tuple(init.shape)}")
     spread = (-1,) + (1,) * (rhs.ndim - 1)
-    size = _dot(rhs, rhs).sqrt()
-    if init is None:
-        x, r = torch.zeros_like(rhs), rhs.clone()
-    else:
-        x = torch.where(size.view(spread) == 0, torch.zeros_like(rhs), init.to(rhs.dtype))
-        r = rhs - normal(x)
+    largest = rhs.abs().flatten(1).amax(1).view(spread)
+    unit = torch.where(largest > 0, largest, 1)
+    b = rhs / unit
+    size = _dot(b, b).sqrt()
+    x, r = torch.zeros_like(b), b.clone()
+    if init is not None:
+        start = init.to(b.dtype) / unit
+        rest = b - normal(start)
+        nearer = (_dot(rest, rest).sqrt() < size).view(spread)
+        x, r = torch.where(nearer, start, x), torch.where(nearer, rest, r)
     z = r if precondition is None else precondition(r)
     p, power, iterations = z.clone(), _dot(r, z), 0
     square = power if precondition is None else _dot(r, r)
-    active = square.sqrt() > tol * size
-    eps, tiny, steepest = torch.finfo(rhs.dtype).eps, torch.finfo(rhs.dtype).tiny, torch.zeros_like(power)
+    eps, tiny, steepest = torch.finfo(b.dtype).eps, torch.finfo(b.dtype).tiny, torch.zeros_like(power)
+    active = (square.sqrt() > tol * size) & (power > tiny)
     while iterations < max_iter and bool(active.any()):
         q = normal(p)
-        curvature = _dot(p, q)
-        steepest = torch.maximum(steepest, curvature / _dot(p, p).clamp(min=tiny))
-        active = active & (curvature > SINGULAR * eps * steepest * _dot(p, p))
+        curvature, length = _dot(p, q), _dot(p, p)
+        steepest = torch.maximum(steepest, curvature / length.clamp(min=tiny))
+        active = active & (curvature > SINGULAR * eps * steepest * length)
         step = torch.where(active, power / curvature, 0).to(x.dtype).view(spread)
         x.addcmul_(p, step)
         r.addcmul_(q, -step)
@@ -113,10 +125,40 @@ def conjugate_gradient(
         new = torch.where(active, _dot(r, z), power)
         p.mul_(torch.where(active, new / power, 0).to(x.dtype).view(spread)).add_(z)
         square = torch.where(active, new if precondition is None else _dot(r, r), square)
-        active = active & (square.sqrt() > tol * size)
+        active = active & (square.sqrt() > tol * size) & (new > tiny)
         power, iterations = new, iterations + 1
     residual = square.sqrt() / torch.where(size > 0, size, 1)
-    return x, CGInfo(iterations, residual, bool((residual <= tol).all()))
+    doubtful = (residual < TRUSTED * eps) & (size > 0)
+    if bool(doubtful.any()):
+        rest = b - normal(x)
+        residual = torch.where(doubtful, _dot(rest, rest).sqrt() / size, residual)
+    return x * unit, CGInfo(iterations, residual, bool((residual <= tol).all()))
+
+
+class _DampedSolve(torch.autograd.Function):
+    """b, alpha -> x = (N + alpha)^-1 b, whose derivative (N + alpha)^-1 (db - dalpha x) is a solve as well."""
+
+    @staticmethod
+    def forward(b: Tensor, alpha: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return solve(b, alpha)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1], output)
+        ctx.save_for_forward(inputs[1], output)
+        ctx.solve = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        alpha, x = ctx.saved_tensors
+        b = _DampedSolve.apply(grad[0], alpha, ctx.solve)
+        return b, -(b.conj() * x).real.sum_to_size(alpha.shape) if ctx.needs_input_grad[1] else None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangent: Any) -> Tensor:
+        alpha, x = ctx.saved_tensors
+        db = torch.zeros_like(x) if tangent[0] is None else tangent[0]
+        return _DampedSolve.apply(db if tangent[1] is None else db - tangent[1] * x, alpha, ctx.solve)
 
 
 def damped_solve(
@@ -129,36 +171,52 @@ def damped_solve(
     max_iter: int = 50,
     precondition: Linear | None = None,
 ) -> tuple[Tensor, CGInfo]:
-    """(N + alpha)^-1 b by conjugate gradients; differentiable in b by a second solve (implicitly).
+    """(N + alpha)^-1 b by conjugate gradients; differentiable in b and alpha, any number of times, by further solves
+    (implicitly), which warn if they do not reach the tolerance.
 
     :param float alpha: >= 0, or a tensor that broadcasts against b.
     :param Callable precondition: self-adjoint and positive, near (N + alpha)^-1.
     """
     infos: list[CGInfo] = []
 
-    def damped(x: Tensor) -> Tensor:
-        return normal(x) + alpha * x
-
-    def solve(b: Tensor) -> Tensor:
-        start = init if not infos else None  # the first call is ours, later ones are gradients
-        x, info = conjugate_gradient(damped, b, start, tol=tol, max_iter=max_iter, precondition=precondition)
+    def solve(b: Tensor, alpha: Tensor) -> Tensor:
+        start = init if not infos else None  # the first call is ours, later ones are derivatives
+        x, info = conjugate_gradient(
+            lambda v: normal(v) + alpha * v, b, start, tol=tol, max_iter=max_iter, precondition=precondition
+        )
+        if infos and not info.converged:
+            what = f"a derivative by conjugate gradients {shortfall(info, max_iter, tol)}"
+            warnings.warn(what, ConvergenceWarning, stacklevel=2)
         infos.append(info)
         return x
 
-    return linear_map(rhs, solve, solve), infos[0]
+    alpha = torch.as_tensor(alpha, dtype=rhs.real.dtype, device=rhs.device)
+    return _DampedSolve.apply(rhs, alpha, solve), infos[0]
 
 
-def check_alpha(alpha: float | Tensor) -> None:
-    """:raises ValueError: unless alpha is finite and >= 0."""
+def shortfall(info: CGInfo, max_iter: int, tol: float) -> str:
+    """What a warning says."""
+    return (
+        f"stopped after {info.iterations} of {max_iter} steps at a relative residual of "
+        f"{float(info.residual.max()):.1e}, wanted {tol:.1e}; raise max_iter or tol"
+    )
+
+
+def checked_alpha(alpha: float | Tensor, rhs: Tensor) -> float | Tensor:
+    """A number as it is, a tensor on the device and in the precision of b.
+
+    :raises ValueError: unless alpha is finite and >= 0.
+    """
     fine = torch.as_tensor(alpha)
     if not bool((torch.isfinite(fine) & (fine >= 0)).all()):
         raise ValueError(f"alpha must be finite and >= 0, got {alpha}; it is sigma_n^2 / sigma_d^2")
+    return alpha.to(rhs.device, rhs.real.dtype) if isinstance(alpha, Tensor) else alpha
 
 
 def solve_normal(
     op: LinearPhysics,
     rhs: Tensor,
-    alpha: float,
+    alpha: float | Tensor,
     init: Tensor | None = None,
     *,
     tol: float = 1e-5,
@@ -168,13 +226,13 @@ def solve_normal(
 
     :param LinearPhysics op: forward operator A.
     :param torch.Tensor rhs: b, (B, C, H, W).
-    :param float alpha: >= 0.
+    :param float alpha: >= 0, or a tensor (B, 1, 1, 1).
     :param torch.Tensor init: where to start; closed forms need none.
     :param float tol: relative residual; int max_iter: steps at most.
-    :returns: x, differentiable in b, and a :class:`CGInfo`.
+    :returns: x, differentiable in b and alpha, and a :class:`CGInfo`.
     :raises ValueError: if alpha is negative or not finite.
     """
-    check_alpha(alpha)
+    alpha = checked_alpha(alpha, rhs)
     if hasattr(op, "solve_normal"):
         return op.solve_normal(rhs, alpha, init=init, tol=tol, max_iter=max_iter)
     return damped_solve(op.A_adjoint_A, rhs, alpha, init, tol=tol, max_iter=max_iter)

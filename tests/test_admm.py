@@ -7,9 +7,10 @@ import pytest
 import torch
 from deepinv.models import Denoiser
 from deepinv.optim import L2, PnP
+from deepinv.physics.functional import gaussian_blur
 
 from pnp_lofi import ADMM, LoFiPrior
-from pnp_lofi.operators import NUFFT, Mask, meerkat_uv, random_mask
+from pnp_lofi.operators import NUFFT, Blur, Fourier, Mask, meerkat_uv, random_mask
 from pnp_lofi.parameters import anneal, choose, mean_eigenvalue, noise_level
 
 
@@ -164,6 +165,70 @@ def test_nonneg(tiny):
 def test_parameters_are_checked(tiny, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ADMM(Mask(torch.ones(4, 4)), LoFiPrior(tiny), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ("radio", r"got the name 'radio'; use LoFiPrior\('radio'\)"),
+        (torch.nn.Identity(), r"called as prior\(x, sigma\), Identity is called as Identity\(input"),
+        (lambda x: x, r"called as prior\(x, sigma\)"),
+        (None, r"such as LoFiPrior\('natural'\), got NoneType"),
+        (LoFiPrior, "got LoFiPrior"),
+        (PnP(Shrink(1.0)), "got deepinv's PnP; pass the denoiser inside it"),
+    ],
+    ids=["name", "identity", "function", "none", "class", "deepinv"],
+)
+def test_prior_is_checked(prior, message):
+    with pytest.raises(TypeError, match=message):
+        ADMM(Mask(torch.ones(4, 4)), prior)
+
+
+def test_prior_may_be_any_function_of_an_image_and_a_level():
+    op = Mask(torch.ones(4, 4), sigma=0.1)
+    y = rand(1, 1, 4, 4)
+    torch.testing.assert_close(ADMM(op, lambda x, sigma: x / (1 + sigma**2))(y), ADMM(op, Shrink(1.0))(y))
+    for prior in (deepinv.models.TVDenoiser(), deepinv.models.DnCNN(1, 1, pretrained=None), LoFiPrior("natural")):
+        ADMM(op, prior)
+
+
+def test_complex_images_are_refused(tiny):
+    kept = torch.ones(12, 12, dtype=torch.bool)
+    points = uv(50)
+    for real in (True, False):
+        for op in (Fourier(kept, real=real, sigma=0.1), NUFFT((12, 12), points, real=real, sigma=0.1)):
+            x = rand(1, 1, 12, 12).float()
+            y, solver = op.A(x if real else x.to(torch.complex64)), ADMM(op, LoFiPrior(tiny), max_iter=2)
+            if real:
+                assert not solver(y).is_complex()
+            else:
+                with pytest.raises(TypeError, match=r"are for real images, .*: build the operator with real=True"):
+                    solver(y)
+
+
+def test_a_start_for_the_border_that_was_not_seen():
+    """Blur "valid" from zeros leaves a frame; from the data continued by their edge it does not (docs/operators.md)."""
+    x = (2 + torch.linspace(0, 3, 48).sin()).expand(1, 1, 48, 48).contiguous()
+    kernel = gaussian_blur(sigma=(2.0, 2.0))
+    h, w = kernel.shape[-2:]
+    op = Blur((48, 48), kernel, boundary="valid", sigma=0.01)
+    y = op(x)
+    margins = (w - 1 - w // 2, w // 2, h - 1 - h // 2, h // 2)
+    start = torch.nn.functional.pad(y, margins, mode="replicate")
+    error = {}
+    for name, x0 in (("zeros", None), ("edge", start)):
+        found = ADMM(op, LoFiPrior("natural"), max_iter=20, tol=0)(y, x0=x0)
+        error[name] = float((found - x)[..., :4, :].square().mean().sqrt())
+    assert error["zeros"] > 0.5 and error["edge"] < 0.2
+
+
+def test_a_start_lies_where_the_kernel_says():
+    """The margins of docs/operators.md, for a kernel of even size: a kernel of one pixel, off its centre, shows x."""
+    x = rand(1, 1, 12, 13)
+    kernel = torch.zeros(4, 3)
+    kernel[2, 1] = 1
+    y = Blur((12, 13), kernel, boundary="valid").A(x)
+    torch.testing.assert_close(torch.nn.functional.pad(y, (1, 1, 1, 2))[..., 1:-2, 1:-1], x[..., 1:-2, 1:-1])
 
 
 def test_nan_in_the_data(tiny):

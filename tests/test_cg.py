@@ -6,9 +6,8 @@ import pytest
 import torch
 from deepinv.physics import Denoising, LinearPhysics
 
-from pnp_lofi.cg import conjugate_gradient, linear_map, operator_norm, solve_normal
-from pnp_lofi.operators import Radon
-from pnp_lofi.operators.base import ConvergenceWarning
+from pnp_lofi.cg import ConvergenceWarning, conjugate_gradient, damped_solve, linear_map, operator_norm, solve_normal
+from pnp_lofi.operators import Blur, Radon
 
 
 def matrix(n: int, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
@@ -144,3 +143,78 @@ def test_preconditioned_solution_is_the_same() -> None:
     )
     torch.testing.assert_close(fast, plain)
     assert quick.converged and quick.iterations <= 3 < slow.iterations
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-25, 1e-12, 1e15, 1e30])
+def test_no_scale_is_too_small_or_too_large(scale: float) -> None:
+    """Squares of float32 leave its range beyond 1e-19 and 1e19."""
+    N = matrix(12).float()
+    b = torch.randn(3, 12, generator=torch.Generator().manual_seed(7))
+    b[1] *= 1e5  # each item for itself
+    x, info = conjugate_gradient(lambda v: v @ N, scale * b)
+    assert info.converged
+    tolerance = 1e-2 if scale == 1e-40 else 1e-4  # there are no more digits
+    torch.testing.assert_close(x / scale, torch.linalg.solve(N, b.T).T, rtol=tolerance, atol=tolerance)
+    start = torch.full_like(b, 1e30)
+    again, info = conjugate_gradient(lambda v: v @ N, scale * b, start)
+    assert info.converged
+    if scale < 1:  # zero is the better start
+        torch.testing.assert_close(again, x, rtol=0, atol=0)
+
+
+def test_steps_beyond_rounding_do_no_harm() -> None:
+    op = Radon((24, 24), 20)
+    b = op.A_adjoint(op.A(torch.rand(3, 1, 24, 24, generator=torch.Generator().manual_seed(8))))
+    for tol in (0.0, 1e-30):
+        x, info = op.solve_normal(b, 5.0, tol=tol, max_iter=2000)
+        rest = (op.A_adjoint_A(x) + 5.0 * x - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)
+        assert not info.converged and 1e-8 < float(rest.max()) < 1e-5
+        torch.testing.assert_close(info.residual, rest, rtol=0.3, atol=0)  # the recursion's own is below 1e-18
+    x, info = op.solve_normal(b, 5.0, tol=1e-5)
+    assert info.converged
+
+
+def damped(A: torch.Tensor, b: torch.Tensor, alpha: torch.Tensor, **options: float) -> torch.Tensor:
+    return damped_solve(lambda x: x @ (A.T @ A), b, alpha, **({"tol": 1e-14, "max_iter": 99} | options))[0]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 1)])
+def test_derivatives_in_alpha(shape: tuple[int, ...]) -> None:
+    """Of first and second order, backwards and forwards, together with those in b."""
+    A = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    b = torch.randn(2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(10), requires_grad=True)
+    alpha = torch.linspace(0.3, 0.8, 2, dtype=torch.float64)[: 2 if shape == (2, 1) else 1].reshape(shape)
+    alpha.requires_grad_()
+
+    def solve(b: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+        return damped(A, b, alpha)
+
+    assert torch.autograd.gradcheck(solve, (b, alpha), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(solve, (b, alpha))
+    closed = torch.linalg.solve(A.T @ A + alpha.detach().reshape(-1, 1, 1) * torch.eye(8), b.unsqueeze(2))[..., 0]
+    torch.testing.assert_close(solve(b, alpha), closed)
+
+
+@pytest.mark.parametrize("boundary", ["circular", "zero"])  # in closed form, and by preconditioned conjugate gradients
+def test_second_derivatives_in_gamma(boundary: str) -> None:
+    kernel = torch.tensor([[1.0, 2.0, 0.5], [0.0, 3.0, 1.0]]) / 7.5
+    op = Blur((5, 4), kernel, boundary=boundary)
+    z, y = torch.rand(2, 2, 1, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(11))
+    gamma = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
+
+    def prox(gamma: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return op.prox_l2(z, y, gamma, tol=1e-14, max_iter=200)
+
+    assert torch.autograd.gradcheck(prox, (gamma, z.requires_grad_()))
+    assert torch.autograd.gradgradcheck(prox, (gamma, z))
+
+
+def test_a_derivative_that_stops_early_warns() -> None:
+    A = torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(12))
+    b = torch.zeros(1, 20, dtype=torch.float64, requires_grad=True)  # solved in no step
+    x = damped(A, b, torch.tensor(0.1), max_iter=3)
+    with pytest.warns(ConvergenceWarning, match=r"a derivative by conjugate gradients stopped after 3 of 3 steps"):
+        x.backward(torch.randn(1, 20, dtype=torch.float64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        damped(A, b, torch.tensor(0.1)).backward(torch.randn(1, 20, dtype=torch.float64))

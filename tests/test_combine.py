@@ -1,6 +1,7 @@
 """Composition and stacking: what it is, against the matrices; that solvers take it; what is refused."""
 
 import math
+import pickle
 
 import deepinv.physics as dinv
 import pytest
@@ -21,6 +22,7 @@ from pnp_lofi.operators import (
     Mask,
     NormalEquations,
     Stacked,
+    Weighted,
     random_mask,
 )
 
@@ -126,6 +128,57 @@ def test_noise() -> None:
     assert (NUFFT(SHAPE, UV, sigma=0.3) * Blur(SHAPE, KERNEL, sigma=7.0)).sigma == 0.3
 
 
+@pytest.mark.parametrize("levels", [(0.1, 0.3), (0.05, 0.07), (0.02, 0.013), (0.3, 0.7), (0.11, 0.19)])
+def test_whitened_noise_is_one(levels: tuple[float, float]) -> None:
+    """To rounding."""
+    parts = [Mask(MASK, sigma=level) for level in levels]
+    assert Stacked(*parts, weights=[1 / level**2 for level in levels]).sigma == pytest.approx(1.0)
+    assert Stacked(*parts).sigma is None
+
+
+def test_another_noise_model() -> None:
+    zeros = torch.zeros(300, 1, *SHAPE)
+    composed = Mask(MASK, sigma=0.1) * Blur(SHAPE, KERNEL)
+    composed.set_noise_model(dinv.GaussianNoise(0.4))
+    assert composed.sigma == composed[1].sigma == pytest.approx(0.4)
+    noise = composed(zeros)
+    assert float(noise[..., MASK].std()) == pytest.approx(0.4, rel=0.03) and not noise[..., ~MASK].any()
+    op = Stacked(Blur(SHAPE, KERNEL, sigma=0.1), Mask(MASK, sigma=0.1))
+    assert op.sigma == 0.1
+    op.set_noise_model(dinv.GaussianNoise(0.4), item=1)
+    assert op.sigma is None and op[1].sigma == pytest.approx(0.4)
+    op(zeros, sigma=0.2)
+    assert op.sigma == pytest.approx(0.2)
+
+
+def test_norm_follows_a_part_that_loads() -> None:
+    half = Blur(SHAPE, KERNEL / 2).state_dict()
+    for combine in (
+        lambda op: Weighted(op, torch.ones(SHAPE)),
+        lambda op: NUFFT(SHAPE, UV) * op,
+        lambda op: Stacked(op, op),
+    ):
+        blur = Blur(SHAPE, KERNEL)
+        op = combine(blur)
+        before = op.norm
+        blur.load_state_dict(half)
+        assert op.norm == pytest.approx(before / 4, rel=1e-4)
+
+
+def test_pickled_stack() -> None:
+    op = pickle.loads(pickle.dumps(stacked(weights=[2.0, 0.5, 3.0])))
+    for found, expected in zip(op.A(X), stacked(weights=[2.0, 0.5, 3.0]).A(X), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["kernel", "mask", "filter"])
+@pytest.mark.parametrize("op", [Mask(MASK) * Blur(SHAPE, KERNEL), Stacked(Mask(MASK), Blur(SHAPE, KERNEL))])
+def test_arguments_are_refused(op: Composed | Stacked, name: str) -> None:
+    for call, given in ((op.A, X), (op.A_adjoint, op.A(X)), (op.A_adjoint_A, X)):
+        with pytest.raises(TypeError, match=f"takes no {name}= in a call"):
+            call(given, **{name: X})
+
+
 def blocks() -> Tensor:
     x = torch.zeros(1, 1, 32, 32)
     x[..., 8:20, 10:24], x[..., 22:27, 4:12] = 1.0, 0.5
@@ -190,6 +243,9 @@ def test_moves_as_one() -> None:
         (lambda: stacked().A_adjoint(X), r"TensorList of 3 parts, got a tensor of shape \(2, 1, 6, 8\)"),
         (lambda: stacked().A_adjoint(TensorList([X, X])), "TensorList of 3 parts, got 2 parts"),
         (lambda: stacked().A(X * math.nan), "NaN or inf"),
+        (lambda: stacked().A(X[:0]), "expects at least one item"),
+        (lambda: Composed(), "Composed needs at least one operator"),
+        (lambda: Stacked(), "Stacked needs at least one operator"),
         (
             lambda: ADMM(stacked(), TVDenoiser())(stacked().A(X.float())),
             "the noise of stacked operators is not estimated",

@@ -10,6 +10,7 @@ import deepinv.physics as dinv
 import pytest
 import torch
 from deepinv.optim import L2
+from deepinv.physics.functional import conv2d_fft, conv_transpose2d_fft
 from torch import Tensor
 
 from pnp_lofi.operators import NUFFT, Blur, Composed, Downsample, Fourier, Mask, Radon, Stacked, random_mask
@@ -145,8 +146,26 @@ def test_blur_refuses_another_size_and_keeps_its_kernel() -> None:
     with pytest.raises(ValueError, match=r"got \(1, 1, 12, 13\)"):
         op.A(wider)
     other.A(X, filter=torch.ones(1, 1, 2, 2, dtype=torch.float64))
-    op.A(X, filter=torch.ones(1, 1, 2, 2, dtype=torch.float64))
+    with pytest.raises(TypeError, match="Blur takes no filter= in a call"):
+        op.A(X, filter=torch.ones(1, 1, 2, 2, dtype=torch.float64))
     assert other.filter.shape[-2:] == (2, 2) and op.kernel.shape[-2:] == (3, 4)
+
+
+def test_kernels_one_pixel_wide_have_an_adjoint() -> None:
+    """deepinv's by FFT is wrong for "replicate" and fails for "reflect"."""
+    kernel = KERNEL[:1]
+    v = torch.randn(2, 1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+    def mismatch(Ax: Tensor, Av: Tensor) -> float:
+        return abs(float((Ax * v).sum() - (X * Av).sum())) / float(Ax.norm() * v.norm())
+
+    Ax = conv2d_fft(X, kernel[None, None], padding="replicate")
+    assert mismatch(Ax, conv_transpose2d_fft(v, kernel[None, None], padding="replicate")) > 1e-3
+    with pytest.raises(RuntimeError):
+        conv_transpose2d_fft(v, kernel[None, None], padding="reflect")
+    for boundary in ("replicate", "reflect"):
+        op = Blur(SHAPE, kernel, boundary=boundary)
+        assert mismatch(op.A(X), op.A_adjoint(v)) < 1e-14
 
 
 def test_blur_has_its_closed_form() -> None:

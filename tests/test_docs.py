@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     "docs/ct.md",
     "docs/guide.md",
+    "docs/lensing.md",
     "docs/network.md",
     "docs/obs_h5.md",
     "docs/operators.md",

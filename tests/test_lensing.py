@@ -1,6 +1,7 @@
 """Mass mapping: the shear of known lenses, the classical inversions, catalogues, spectra, and real COSMOS data."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from pnp_lofi.lensing import (
     grid_shear,
     invert_reduced,
     reduced_shear,
+    rotated_catalogue,
+    rotated_shear,
     tangent_plane,
 )
 from pnp_lofi.lensing_power import (
@@ -385,6 +388,82 @@ def test_noise_of_a_catalogue_is_measured() -> None:
     assert maps.used == n and isinstance(maps, ShearMaps)
 
 
+def test_the_middle_of_a_catalogue_is_one_direction() -> None:
+    """Beside a pole and across RA 0, where the medians of RA and Dec lie elsewhere: 12 pixels off at Dec 89.7."""
+    rng = np.random.default_rng(0)
+    r, t = 0.35 * np.sqrt(rng.random(20_000)), 2 * np.pi * rng.random(20_000)  # a disc [deg]
+    x, y, zero = r * np.cos(t), r * np.sin(t), np.zeros(20_000)
+    dec = 90 - np.hypot(x, 0.3 - y)
+    ra = np.degrees(np.arctan2(x, 0.3 - y)) % 360  # around RA 0, Dec 89.7
+    maps = grid_catalogue(ra, dec, zero, zero, shape=(64, 64), pixel=0.66, sigma_e=0.3)
+    rows, columns = np.nonzero(maps.mask.numpy())
+    assert rows.mean() == pytest.approx(31.5, abs=0.5) and columns.mean() == pytest.approx(31.5, abs=0.5)
+    assert maps.outside < 100
+
+
+def galaxies(n: int, seed: int) -> dict[str, np.ndarray]:
+    """Of a square degree; faint ones, of low weight, are rounder."""
+    rng = np.random.default_rng(seed)
+    w = rng.choice([0.2, 1.0], n)
+    e1, e2 = rng.normal(size=(2, n)) * np.where(w == 1, 0.4, 0.1)
+    x, y = rng.uniform(-30, 30, (2, n))
+    return {"x": x, "y": y, "e1": e1, "e2": e2, "weight": w}
+
+
+def test_rotated_galaxies_are_the_noise() -> None:
+    """Of each pixel: variance sum w^2 |e|^2 / 2 / (sum w)^2, no mean; the same for a catalogue's plane."""
+    table = galaxies(3000, 0) | {"weight": np.where(np.arange(3000) % 10, galaxies(3000, 0)["weight"], 0)}
+    table["e1"][5] = np.nan
+    grid = {"shape": (8, 10), "pixel": 6.0}
+    maps = grid_shear(**table, **grid)
+    found = rotated_shear(**table, **grid, count=500, seed=1)
+    assert found.shape == (500, 2, 8, 10) and found.dtype == torch.float32
+    good = (table["weight"] > 0) & ~np.isnan(table["e1"])
+    column, row = (np.floor(table[a][good] / 6 + n / 2).astype(int) for a, n in (("x", 10), ("y", 8)))
+    w, size = table["weight"][good], np.hypot(table["e1"], table["e2"])[good]
+    expected = np.zeros((8, 10))
+    inside = (row >= 0) & (row < 8) & (column >= 0) & (column < 10)
+    np.add.at(expected, (row[inside], column[inside]), (w * size)[inside] ** 2 / 2)
+    total = np.zeros((8, 10))
+    np.add.at(total, (row[inside], column[inside]), w[inside])
+    expected /= total**2
+    assert float(found.var(0).sum() / expected.sum() / 2) == pytest.approx(1, abs=0.02)
+    np.testing.assert_allclose(found.var(0)[0], expected, rtol=0.3)
+    assert float((found.mean(0).abs() / torch.from_numpy(expected**0.5)).max()) < 5 / 500**0.5 and bool(maps.mask.all())
+    torch.testing.assert_close(found, rotated_shear(**table, **grid, count=500, seed=1), rtol=0, atol=0)
+    assert not torch.equal(found[0], found[1])
+    sky = {"ra": 200 + table["x"] / 60, "dec": table["y"] / 60} | {k: table[k] for k in ("e1", "e2", "weight")}
+    for east in ("left", "right"):
+        maps = grid_catalogue(**sky, **grid, centre=(200, 0), east=east)
+        flat = rotated_catalogue(**sky, **grid, centre=(200, 0), east=east, count=20)
+        assert torch.equal((flat != 0).all(0).all(0), maps.mask)
+        turned = flat if east == "right" else flat.flip(-1)
+        assert float((turned.std(0)[0] / torch.from_numpy(expected**0.5)).mean()) == pytest.approx(1, abs=0.06)
+
+
+def test_units_are_warned_of() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(-30, 30, (2, 500))  # [arcmin]
+    e = {"e1": 0.1 * rng.normal(size=500), "e2": 0.1 * rng.normal(size=500)}
+    ra, dec = 150 + x / 60, 2 + y / 60
+    grid = {"shape": (100, 100), "pixel": 0.6}
+    radians = {"ra": np.radians(ra), "dec": np.radians(dec)}
+    with pytest.warns(UserWarning, match=r"look like radians .* pass numpy.degrees\(ra\)") as seen:
+        grid_catalogue(**radians, **e, **grid)
+    with pytest.warns(UserWarning, match="look like radians"):
+        grid_catalogue(**radians, **e, **grid, centre=tuple(np.radians([150, 2])))
+    assert seen[0].filename == __file__ and len(seen) == 1
+    with pytest.warns(UserWarning, match=r"0.04 % of the grid .* of 36 arcmin: pass pixel in arcmin \(arcsec / 60\)"):
+        grid_catalogue(ra, dec, **e, shape=(100, 100), pixel=36.0)
+    with pytest.warns(UserWarning, match="and x and y in arcmin"):
+        grid_shear(x / 60, y / 60, **e, **grid)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grid_catalogue(ra, dec, **e, **grid)
+        grid_catalogue(ra - 150, dec - 2, **e, **grid, centre=(0, 0))
+        grid_shear(x, y, **e, **grid)
+
+
 # ---- spectra ---------------------------------------------------------------------------------------------
 
 
@@ -472,6 +551,28 @@ def test_b_mode_null_test() -> None:
     assert b_mode_test(op, wrong, pixel=1.0, bins=5, realisations=100).pte == pytest.approx(1 / 101)
 
 
+def test_b_mode_null_test_with_the_noise_of_the_galaxies() -> None:
+    """Where bright galaxies are the less round ones, a formula with weight 1 for sigma_e is wrong; the galaxies are
+    not."""
+    shape = (48, 48)
+    grid = {"shape": shape, "pixel": 1.25}
+    formula, rotated = [], []
+    for seed in range(10):
+        table = galaxies(20_000, seed)
+        rms = float(np.sqrt((table["e1"] ** 2 + table["e2"] ** 2).mean() / 2))
+        maps = grid_shear(**table, **grid, sigma_e=rms)
+        op = KaiserSquires(maps.shape, maps.mask, maps.sigma)
+        y = op.whiten(maps.gamma)
+        formula.append(b_mode_test(op, y, pixel=1.25, bins=5, realisations=100))
+        noise = op.whiten(rotated_shear(**table, **grid, count=100, seed=seed + 50))
+        rotated.append(b_mode_test(op, y, pixel=1.25, bins=5, noise=noise))
+    assert max(test.pte for test in formula) < 0.05
+    assert 0.25 < np.mean([test.pte for test in rotated]) < 0.75
+    assert np.mean([test.amplitude for test in rotated]) == pytest.approx(1, abs=0.02)
+    unknown = KaiserSquires(shape, weights=torch.ones(shape))
+    assert b_mode_test(unknown, maps.gamma, pixel=1.25, bins=5, noise=maps.gamma + noise).pte > 0
+
+
 def test_b_mode_null_test_knows_what_a_mask_makes() -> None:
     shape = (64, 64)
     mask = torch.zeros(shape)
@@ -487,7 +588,7 @@ def test_b_mode_null_test_knows_what_a_mask_makes() -> None:
 
 # ---- errors ----------------------------------------------------------------------------------------------
 
-X = torch.zeros(1, 1, 8, 8)
+X, Y = torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 8, 8)
 NOISY = KaiserSquires((8, 8), sigma=1.0)
 ROW = {"ra": [1.0], "dec": [1.0], "e1": [0.1], "e2": [0.1]}
 FLAT = {"x": [0.0], "y": [0.0], "e1": [0.1], "e2": [0.1]}
@@ -518,6 +619,11 @@ CASES = [
     (lambda: b_mode_test(KaiserSquires((8, 8)), X, pixel=1.0), "the noise is not known"),
     (lambda: b_mode_test(NOISY, torch.zeros(2, 2, 8, 8), pixel=1.0, bins=2), "batch of 2"),
     (lambda: b_mode_test(NOISY, torch.zeros(1, 2, 8, 8), pixel=1.0, bins=2, realisations=4), "a covariance of"),
+    (lambda: b_mode_test(NOISY, Y, pixel=1.0, bins=2, noise=Y[0]), r"noise must be \(n, 2, 8, 8\), whitened, got"),
+    (lambda: b_mode_test(NOISY, Y, pixel=1.0, bins=2, noise=Y), "1 realisations cannot give a covariance of"),
+    (lambda: b_mode_test(NOISY, Y, pixel=1.0, noise=Y, realisations=9), "pass noise or realisations, not both"),
+    (lambda: rotated_shear(**FLAT, **GRID, count=0), "count must be at least 1 map, got 0"),
+    (lambda: rotated_catalogue(**ROW, **GRID, centre=(9, 1)), "no galaxy is in the field"),
 ]  # fmt: skip
 
 
@@ -561,10 +667,32 @@ def test_real_cosmos_catalogue_gives_the_published_maps(cosmos) -> None:
         torch.testing.assert_close(std, cosmos(f"cosmos/std{i + 1}.fits"), atol=1e-6, rtol=0)
     op = KaiserSquires(maps.shape, maps.mask, maps.sigma)
     assert op.estimate_noise(op.whiten(maps.gamma)) == pytest.approx(op.sigma, rel=0.02)
-    sky = grid_catalogue(ra, dec, e1, e2, w, shape=(360, 360), pixel=0.29, east="right")
+    centre = float(np.median(ra)), float(np.median(dec))
+    sky = grid_catalogue(ra, dec, e1, e2, w, shape=(360, 360), pixel=0.29, centre=centre, east="right")
     assert sky.used == maps.used and float((sky.mask == maps.mask).float().mean()) > 0.995
     kappa = [smooth(op.ks(op.whiten(part.gamma)), 6.0) for part in (maps, sky)]
     assert pearson(*kappa) > 0.97
+
+
+def test_b_mode_of_real_cosmos(cosmos) -> None:
+    """As docs/lensing.md says: Gaussian noise fails everywhere, rotations only on large scales, kappa mends that."""
+    ra, dec, e1, e2, w = (cosmos(f"cosmos/{name}.fits") for name in ("ra", "dec", "e1", "e2", "nhweight_int"))
+    grid = {"shape": (360, 360), "pixel": 0.29}
+    maps = grid_catalogue(ra, dec, e1, e2, w, **grid)
+    op = KaiserSquires(maps.shape, maps.mask, maps.sigma)
+    y = op.whiten(maps.gamma)
+    noise = op.whiten(rotated_catalogue(ra, dec, e1, e2, w, **grid, count=60))
+    kappa = draw_field(op.fit_power(y), 60).float()
+
+    def off(test) -> Tensor:
+        return (test.power - test.expected) / test.spread
+
+    gaussian, rotated = (b_mode_test(op, y, pixel=0.29, bins=6, noise=n) for n in (None, noise))
+    both = b_mode_test(op, y, pixel=0.29, bins=6, noise=noise, kappa=kappa)
+    assert gaussian.amplitude > 1.015 and abs(rotated.amplitude - 1) < 0.01
+    assert rotated.pte < 0.02 < both.pte and both.chi2 < rotated.chi2 / 2
+    assert int((off(gaussian) > 1.5).sum()) >= 5
+    assert bool((off(rotated)[:2] > 3).all()) and abs(float(off(rotated)[-1])) < 2
 
 
 def test_baselines(cosmos) -> None:

@@ -1,12 +1,14 @@
 """The noise level that nobody gave."""
 
+import warnings
+
 import pytest
 import torch
 
 from pnp_lofi import ADMM, LoFiPrior
 from pnp_lofi.leaves import dead_leaves
 from pnp_lofi.noise import estimate_image_noise
-from pnp_lofi.operators import Mask, random_mask
+from pnp_lofi.operators import LowDose, Mask, random_mask
 from pnp_lofi.radio import measurement, simulate
 from pnp_lofi.skies import radio_sky
 
@@ -38,3 +40,16 @@ def test_white_noise_alone_and_few_pixels():
     assert estimate_image_noise(x, random_mask((300, 300), 0.05)) == pytest.approx(0.7, rel=0.1)
     with pytest.raises(ValueError, match="pass sigma_n"):
         estimate_image_noise(x, random_mask((300, 300), 1e-5))
+
+
+def test_photons_in_wrong_units_are_warned_of():
+    """Line integrals in pixels with a mu per metre, say: everything is dark."""
+    x = torch.linspace(0, 4, 1000)[None, None]
+    noise = LowDose(4000, rng=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        noise(x)
+        LowDose(30)(x)  # few photons alone are no error of units
+    with pytest.warns(UserWarning, match=r"the detectors see no photon: of 4000 .* mu x is 200 on average") as seen:
+        noise(100 * x)
+    assert seen[0].filename == __file__

@@ -23,6 +23,12 @@ def test_whiten() -> None:
     vis[..., 3] = torch.nan  # its weight is zero: a flagged row
     torch.testing.assert_close(op.whiten(vis), op.A(x))
     assert op.whiten(vis.to(torch.complex64)).dtype == torch.complex64
+    for kind in (">c16", "<c16"):
+        array = vis.numpy().astype(kind)
+        torch.testing.assert_close(op.whiten(array), op.A(x))
+        torch.testing.assert_close(NUFFT((6, 6), uv).whiten(array), vis, equal_nan=True)
+    with pytest.raises(ValueError, match=rf"the operator has {M} visibilities, the data \({M - 1},\)"):
+        op.whiten(array[0, 0, 1:])
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 10)])

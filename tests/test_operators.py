@@ -1,14 +1,20 @@
 """Every operator: one row of the table in operator_rows.py, compared with its dense matrix."""
 
+import io
+import pickle
+
 import pytest
 import torch
 from deepinv.optim import L2
+from deepinv.physics import GaussianNoise
 from operator_rows import ROWS, Row
 from torch import Tensor
 
-from pnp_lofi.cg import damped_solve, solve_normal
+from pnp_lofi.cg import ConvergenceWarning, damped_solve, solve_normal
+from pnp_lofi.operators import LowDose, Radon
 
 each = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+CLOSED = [row for row in ROWS if row.build().closed_form]
 
 
 def random_image(row: Row, *, batch: int = 2, seed: int = 5, dtype=torch.float64) -> Tensor:
@@ -129,12 +135,41 @@ def test_prox_is_the_minimiser(row: Row) -> None:
         N = per_item[:, None, None] * dense_normal(row) + torch.eye(n, dtype=torch.float64)
         rhs = per_item.reshape(2, 1, 1, 1) * backprojection + z
         expected = torch.linalg.solve(N, rhs.flatten(2).mT.to(N.dtype)).mT.reshape(z.shape)
-        found = op.prox_l2(z, y, gamma, tol=1e-12, max_iter=300, solver="CG", verbose=False)
+        found = op.prox_l2(z, y, gamma, tol=1e-13, max_iter=300, solver="CG", verbose=False)
         assert relative(found, expected) < 10 * row.accuracy
     assert before == (op.max_iter, op.tol, op.solver)
     zero = op.prox_l2(torch.zeros_like(z), y, 0.3)
     torch.testing.assert_close(op.prox_l2(None, y, 0.3), zero)
     torch.testing.assert_close(op.prox_l2(0.0, y, 0.3), zero)
+
+
+@pytest.mark.parametrize("row", CLOSED, ids=lambda row: row.name)
+@pytest.mark.parametrize("gamma", [1e6, 1e12])
+def test_a_large_gamma_does_not_amplify_rounding(row: Row, gamma: float) -> None:
+    """What A^H does not reach stays that of z."""
+    op, z = row.build(), random_image(row, dtype=torch.float32)
+    y = random_data(op.A(z))
+    wide = torch.promote_types(z.dtype, torch.float64)
+    expected = op.prox_l2(z.to(wide), y.to(torch.promote_types(y.dtype, torch.float64)), gamma)
+    assert relative(op.prox_l2(z, y, gamma).to(wide), expected) < 1e-5
+
+
+@each
+def test_gamma_has_a_gradient(row: Row) -> None:
+    op, z = row.build(), random_image(row)
+    y = random_data(op.A(z))
+    gamma = torch.tensor([0.4, 0.9], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda g: op.prox_l2(z, y, g, tol=1e-13, max_iter=300), gamma, fast_mode=True)
+
+
+@each
+def test_gamma_may_be_of_another_precision(row: Row) -> None:
+    op, z = row.build(), random_image(row, dtype=torch.float32)
+    y = random_data(op.A(z))
+    for gamma in (torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.5, 0.5], dtype=torch.float64)):
+        torch.testing.assert_close(op.prox_l2(z, y, gamma), op.prox_l2(z, y, 0.5))
+    alpha = torch.full((2, 1, 1, 1), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(op.solve_normal(z, alpha)[0], op.solve_normal(z, 0.5)[0])
 
 
 @each
@@ -197,6 +232,94 @@ def test_noise_is_per_real_component(row: Row) -> None:
         assert float(part.mean()) == pytest.approx(0, abs=0.01)
     assert (noise != 0).sum() == (kept != 0).sum()
     torch.testing.assert_close(row.build()(x), op.A(x))  # and none where sigma is not given
+
+
+@each
+def test_sigma_is_that_of_the_noise_model(row: Row) -> None:
+    op, x = row.build(sigma=0.3), random_image(row, dtype=torch.float32)
+    per_component = 2**0.5 if op.complex_data else 1.0  # of deepinv's convention
+    op.set_noise_model(GaussianNoise(0.5 * per_component))
+    assert op.sigma == pytest.approx(0.5)
+    op(x, sigma=0.7 * per_component)
+    assert op.sigma == pytest.approx(0.7)
+    op.update(sigma=torch.tensor(0.2 * per_component))
+    assert op.sigma == pytest.approx(0.2)
+    op.update(sigma=torch.tensor([0.1, 0.2]))
+    assert op.sigma is None
+
+
+@each
+def test_no_steps_are_no_steps(row: Row) -> None:
+    op, x = row.build(), random_image(row)
+    y = op.A(x)
+    if op.closed_form:
+        torch.testing.assert_close(op.A_dagger(y, max_iter=0), op.A_dagger(y))
+        return
+    with pytest.warns(ConvergenceWarning, match="stopped after 0 of 0 steps"):
+        assert not op.A_dagger(y, max_iter=0).any()
+    with pytest.warns(ConvergenceWarning, match="stopped after 0 of 0 steps"):
+        torch.testing.assert_close(op.prox_l2(x, 2 * y, 1.0, max_iter=0), x)
+
+
+@each
+def test_arguments_that_would_be_ignored_are_refused(row: Row) -> None:
+    op, x = row.build(), random_image(row)
+    y = op.A(x)
+    parts = {name.rpartition(".")[2]: part for name, part in op.named_buffers() if not name.endswith("_holder")}
+    for name, part in ({"filter": x} | parts).items():
+        calls = [
+            lambda **k: op.A_adjoint_A(x, **k),
+            lambda **k: op.A_dagger(y, **k),
+            lambda **k: op.prox_l2(x, y, 1.0, **k),
+            op.update,
+        ]
+        if name != "angles":  # which projectors take
+            calls += [lambda **k: op.A(x, **k), lambda **k: op.A_adjoint(y, **k), lambda **k: op(x, **k)]
+        for call in calls:
+            with pytest.raises(TypeError, match=f"takes no {name}= in a call"):
+                call(**{name: part})
+            call(**{name: None})
+    with pytest.raises(TypeError, match="takes no sigma= in a call"):  # there is no noise to set
+        op(x, sigma=0.1)
+    torch.testing.assert_close(op.A(x, seed=1, verbose=True), y)
+
+
+@each
+def test_an_empty_batch_is_refused(row: Row) -> None:
+    op, x = row.build(), random_image(row)
+    y = op.A(x)
+    for call in (lambda: op.A(x[:0]), lambda: op.A_adjoint(y[:0]), lambda: op.A_adjoint_A(x[:, :0])):
+        with pytest.raises(ValueError, match=r"expects at least one item, got [xy] of shape|expects x of shape"):
+            call()
+
+
+@each
+def test_pickle(row: Row) -> None:
+    """Without what is kept between calls."""
+    op, x = row.build(sigma=0.3), random_image(row)
+    fresh = pickle.dumps(op)
+    y = op.A(x)
+    prox = op.prox_l2(x, y, 0.5)
+    file = io.BytesIO()
+    torch.save(op, file)
+    file.seek(0)
+    for data in (fresh, pickle.dumps(op)):
+        copy = pickle.loads(data)
+        torch.testing.assert_close(copy.A(x), y)
+        torch.testing.assert_close(copy.prox_l2(x, y, 0.5), prox)
+        assert copy.sigma == op.sigma and len(data) < 1.1 * len(fresh)
+    torch.testing.assert_close(torch.load(file, weights_only=False).A_adjoint(y), op.A_adjoint(y))
+
+
+def test_pickled_noise() -> None:
+    """That of photons, and a generator's state."""
+    noise = LowDose(500.0, rng=torch.Generator().manual_seed(3))
+    op = Radon((6, 6), 8, 9, noise_model=noise)
+    x = torch.rand(1, 1, 6, 6)
+    copies = pickle.loads(pickle.dumps(op)), pickle.loads(pickle.dumps(noise))
+    y = op(x)
+    torch.testing.assert_close(copies[0](x), y)
+    torch.testing.assert_close(copies[1](op.A(x)), y)
 
 
 @pytest.mark.gpu

@@ -74,6 +74,8 @@ CASES: list[Case] = [
     (lambda: NUFFT((1, 6, 6), UV), ValueError, r"two positive integers, got \(1, 6, 6\)"),
     (lambda: op(weights=torch.ones(9)), ValueError, r"weights must be \(10,\), one per column of uv, got \(9,\)"),
     (lambda: op(weights=-torch.ones(10)), ValueError, "weights must be finite and >= 0"),
+    (lambda: op(weights=torch.ones(10, dtype=torch.complex64)), TypeError, "weights must be real, .* got .*complex64"),
+    (lambda: NUFFT((8, 8), torch.ones(2, 9, dtype=torch.complex64)), TypeError, "uv must be real, .* got .*complex64"),
     (lambda: op(weights=torch.full((10,), math.nan)), ValueError, "weights must be finite and >= 0"),
     (lambda: op(weights=torch.zeros(10)), ValueError, "all weights are zero"),
     (lambda: op(weights=torch.ones(10, device="meta")), ValueError, "uv is on cpu, weights on meta"),

@@ -1,6 +1,7 @@
 """Normal equations in one pass against the whole, the definition, and a solver on either."""
 
 import math
+import pickle
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,6 +152,8 @@ def test_files_of_parts(tmp_path: Path, options: dict) -> None:
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "1.safetensors").read_bytes()[:500])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         NormalEquations.load(tmp_path / "cut.safetensors")
+    with pytest.raises(FileNotFoundError, match="nope does not exist"):
+        NormalEquations.load(tmp_path / "nope")
 
 
 def one_process(rank: int, folder: str) -> None:
@@ -250,6 +253,15 @@ def test_is_an_operator() -> None:
         assert torch.autograd.gradcheck(function, point, fast_mode=True)
         assert torch.autograd.gradgradcheck(function, point, fast_mode=True)
     torch.testing.assert_close(op(x), op.A(x))
+    found, kept = op.A_adjoint(b), b.clone()
+    found.zero_()  # its own memory
+    torch.testing.assert_close(b, kept)
+    copy = pickle.loads(pickle.dumps(op))
+    torch.testing.assert_close(copy.A(x), op.A(x))
+    with pytest.raises(TypeError, match="StreamedNUFFT takes no uv= in a call"):
+        op.A(x, uv=x)
+    with pytest.raises(ValueError, match="expects at least one item"):
+        op.A_adjoint(b[:0])
 
 
 # ---- the preconditioner ----------------------------------------------------------------------------------
@@ -344,6 +356,7 @@ def test_w_is_warned_of_once(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the w-term is neglected") as whole:
         measurement(obs, (400, 400))
     assert [str(w.message) for w in caught] == [str(w.message) for w in whole]
+    assert "A smaller field is exact: shape" in str(caught[0].message)
 
 
 # ---- bad input -------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """MeerKAT's coverage and the conversion of metres, against the published files, astronomy and direct sums."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,36 @@ def test_frequency_per_row() -> None:
     torch.testing.assert_close(found[:, :1], uv_radians(uv[:1], 1e9, 2.0))
 
 
+def test_arrays_of_numpy() -> None:
+    """Of either order of bytes, read-only, and of integers."""
+    uvw = meerkat_uvw(0.05)
+    frequency = np.linspace(1e9, 2e9, len(uvw))
+    expected = uv_radians(uvw, torch.from_numpy(frequency), 2.0)
+    for kind in (">f8", "<f8"):
+        array = uvw.numpy().astype(kind)
+        array.flags.writeable = False
+        torch.testing.assert_close(uv_radians(array, frequency.astype(kind), 2.0), expected, rtol=0, atol=0)
+        assert default_cell(array, 1.4e9) == default_cell(uvw, 1.4e9)
+        assert w_phase(array, 1.4e9, 2.0, (64, 64)) == w_phase(uvw, 1.4e9, 2.0, (64, 64))
+    torch.testing.assert_close(
+        uv_radians(np.array([[100, 20]]), 1.4e9, 2.0), uv_radians(torch.tensor([[100.0, 20.0]]), 1.4e9, 2.0)
+    )
+    with pytest.raises(ValueError, match=r"got \(2, 7\); transpose it"):
+        uv_radians(np.zeros((2, 7)), 1e9, 1.0)
+
+
+@pytest.mark.parametrize("frequency", [1400.0, 1.4, np.array([1.4e9, 1400.0])], ids=["MHz", "GHz", "array"])
+def test_unit_of_the_frequency(frequency) -> None:
+    uv = torch.tensor([[100.0, 20.0], [50.0, 20.0]])
+    for call in (lambda: uv_radians(uv, frequency, 2.0), lambda: default_cell(uv, frequency)):
+        with pytest.warns(UserWarning, match="if it is in MHz, multiply by 1e6, if in GHz, by 1e9") as seen:
+            call()
+        assert len(seen) == 1 and seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        uv_radians(uv, 30e6, 2.0)
+
+
 def test_physical_mapping_keeps_the_shape_and_fits_the_operator() -> None:
     uv = meerkat_uv(0.2)
     uvw = meerkat_uvw(0.2)
@@ -136,7 +167,7 @@ def test_w_phase() -> None:
         (lambda: meerkat_uv(1.0, mapping="quantifai", cell=2.0), "has no pixel size"),
         (lambda: uv_radians(torch.zeros(2, 7), 1e9, 1.0), r"got \(2, 7\); transpose it"),
         (lambda: uv_radians(torch.full((3, 2), math.nan), 1e9, 1.0), "NaN or inf"),
-        (lambda: uv_radians(torch.ones(3, 2), torch.ones(4), 1.0), r"one per row \(3\), got shape \(4,\)"),
+        (lambda: uv_radians(torch.ones(3, 2), 1e9 * torch.ones(4), 1.0), r"one per row \(3\), got shape \(4,\)"),
         (lambda: uv_radians(torch.ones(3, 2), 0.0, 1.0), "frequency must be finite and > 0 Hz"),
         (lambda: uv_radians(torch.ones(3, 2), 1e9, 0.0), "cell must be finite and > 0 arcsec"),
         (lambda: default_cell(torch.zeros(3, 2), 1e9), "length zero"),
