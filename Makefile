@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/pnp-lofi demo -o demo_output --overwrite
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 slow: install
 	$(BIN)/python -m pytest -q -m slow

@@ -22,10 +22,9 @@ from pnp_lofi.cg import (
     operator_norm,
     shortfall,
 )
+from pnp_lofi.checks import check_is_tensor, check_tensor
 from pnp_lofi.noise import make_picklable, unchanged
 
-Shape = tuple[int, int]
-REAL_TO_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 # what operators of deepinv take in a call, and keep
 PARAMETERS = frozenset({"angles", "coil_maps", "filter", "gain", "kernel", "mask", "sigma", "theta", "uv", "weights"})
 
@@ -370,6 +369,7 @@ class Operator(LinearPhysics):
 
     def _checked(self, y: Tensor) -> Tensor:
         """The data that count."""
+        check_is_tensor(type(self).__name__, y, "y")
         y = self._seen(y)
         self._check_data(y)
         return y
@@ -381,41 +381,12 @@ class Operator(LinearPhysics):
         self._check(y, "y", self.data_shape, self.complex_data)
 
     def _check(self, t: Tensor, name: str, shape: tuple[int | str, ...], complex_valued: bool) -> None:
-        """:raises ValueError, TypeError: unless t is what the operator takes."""
-        what = type(self).__name__
-        if len(t.shape) != len(shape) or any(
-            isinstance(n, int) and n != m for n, m in zip(shape, t.shape, strict=True)
-        ):
-            expected = ", ".join(str(n) for n in shape)
-            raise ValueError(
-                f"{what} expects {name} of shape ({expected}), got {tuple(t.shape)}; {_mend(t, name, shape)}"
-            )
-        if t.numel() == 0:
-            raise ValueError(f"{what} expects at least one item, got {name} of shape {tuple(t.shape)}; skip the batch")
-        allowed = tuple(REAL_TO_COMPLEX.values() if complex_valued else REAL_TO_COMPLEX)
-        if t.dtype not in allowed:
-            mend = (
-                f"use {name}.to({str(allowed[0]).removeprefix('torch.')})" if complex_valued else f"use {name}.float()"
-            )
-            if t.is_complex() and not complex_valued:
-                mend = f"pass {name}.real"
-            names = " or ".join(str(d).removeprefix("torch.") for d in allowed)
-            raise TypeError(f"{what} expects {name} of dtype {names}, got {t.dtype}; {mend}")
         here = self._device_holder.device
-        if t.device != here:
-            raise ValueError(f"{name} is on {t.device}, the operator on {here}; move one with .to()")
-        if not bool(torch.isfinite(t.detach()).all()):
-            raise ValueError(f"{name} holds NaN or inf; {self.mend_nan}")
+        check_tensor(type(self).__name__, t, name, shape, complex_valued, here, self.mend_nan)
 
-
-def only(y: Tensor, kept: Tensor) -> Tensor:
-    """y where a mask is True, zero elsewhere; y as it is where the two do not fit: the checks will say what is wrong.
-
-    :param torch.Tensor kept: bool, broadcastable to y.
-    """
-    sizes = zip(reversed(y.shape), reversed(kept.shape), strict=False)
-    fits = y.device == kept.device and y.ndim >= kept.ndim and all(m in (1, n) for n, m in sizes)
-    return torch.where(kept, y, 0) if fits else y
+    def extra_repr(self) -> str:
+        image, data = (" x ".join(map(str, shape[1:])) for shape in (self.image_shape, self.data_shape))
+        return f"{image} -> {data}"
 
 
 def _inner(a: Tensor | TensorList, b: Tensor | TensorList) -> Tensor:
@@ -423,21 +394,3 @@ def _inner(a: Tensor | TensorList, b: Tensor | TensorList) -> Tensor:
     if isinstance(a, TensorList):
         return torch.stack([_inner(*parts) for parts in zip(a, b, strict=True)]).sum(0)
     return (a.conj() * b).real.flatten(1).sum(1)
-
-
-def _mend(t: Tensor, name: str, shape: tuple[int | str, ...]) -> str:
-    missing = len(shape) - t.ndim
-    tail = shape[max(missing, 0) :]
-    fits = all(isinstance(n, str) or n == m for n, m in zip(tail, t.shape, strict=False))
-    if missing in (1, 2) and fits:
-        return (
-            f"add the leading axes with {name}[None, None]" if missing == 2 else f"add the batch axis with {name}[None]"
-        )
-    return "build the operator for this size, or resample"
-
-
-def checked_shape(size: Sequence[int]) -> Shape:
-    """:raises ValueError: unless size is (rows, columns), two positive integers."""
-    if len(size) != 2 or any(int(n) != n or n < 1 for n in size):
-        raise ValueError(f"the image size must be (rows, columns), two positive integers, got {tuple(size)}")
-    return int(size[0]), int(size[1])

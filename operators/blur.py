@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pnp_lofi.cg import Linear
+from pnp_lofi.checks import REAL_TO_COMPLEX, Shape, checked_shape
 from pnp_lofi.noise import estimate_image_noise
 from pnp_lofi.nonuniform import fft_size
-from pnp_lofi.operators.base import REAL_TO_COMPLEX, Operator, Shape, checked_shape
+from pnp_lofi.operators.base import Operator
 from pnp_lofi.sampling import reflect_index
 
 BOUNDARIES = ("circular", "reflect", "replicate", "zero", "valid")

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_lofi.operators.base import Operator, checked_shape
+from pnp_lofi.checks import checked_shape
+from pnp_lofi.operators.base import Operator
 from pnp_lofi.sampling import positions, reflect_index
 
 # Interpolation kernels as polynomials of the distance |t|: a row for each of [0, 1), [1, 2), ..., powers rising.

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from pnp_lofi.cg import linear_map
+from pnp_lofi.checks import REAL_TO_COMPLEX, Shape, checked_shape
 from pnp_lofi.noise import estimate_image_noise
-from pnp_lofi.operators.base import REAL_TO_COMPLEX, Operator, Shape, checked_shape
+from pnp_lofi.operators.base import Operator
 from pnp_lofi.operators.blur import Blur, damped
 from pnp_lofi.sampling import keys_cubic
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pnp_lofi.checks import Shape, checked_shape
 from pnp_lofi.fbp import displaced, parker, ramp_filter, view_arc
-from pnp_lofi.operators.base import Shape, checked_shape
 from pnp_lofi.operators.projector import Projector, check_length, warn_of_arc
 from pnp_lofi.rays import footprint
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.fft import fft2, fftshift, ifft2, ifftshift
 
 from pnp_lofi.cg import linear_map
-from pnp_lofi.operators.base import REAL_TO_COMPLEX, Operator, only
+from pnp_lofi.checks import REAL_TO_COMPLEX, only
+from pnp_lofi.operators.base import Operator
 from pnp_lofi.operators.mask import checked_mask
 
 SPACE = (-2, -1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pnp_lofi.operators.base import checked_shape
+from pnp_lofi.checks import checked_shape
 
 CENTRE = 0.04  # of an axis: the frequencies around zero that are always sampled
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pnp_lofi.cg import Linear
+from pnp_lofi.checks import checked_shape
 from pnp_lofi.nonuniform import Shape, fft_size
-from pnp_lofi.operators.base import Operator, checked_shape
+from pnp_lofi.operators.base import Operator
 
 SLACK = 1e-5  # published coordinates at +-pi are off by a float32 rounding
 ROUNDING = 1e-12  # of the preconditioner's largest eigenvalue: what is below it is zero

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pnp_lofi.cg import damped_solve, linear_map
+from pnp_lofi.checks import REAL_TO_COMPLEX, Shape, checked_shape, only
 from pnp_lofi.lensing_power import check_power, fit_power, fourier_filter
 from pnp_lofi.noise import estimate_image_noise
-from pnp_lofi.operators.base import REAL_TO_COMPLEX, Operator, Shape, checked_shape, only
+from pnp_lofi.operators.base import Operator
 from pnp_lofi.operators.mask import checked_mask
 
 

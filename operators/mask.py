@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pnp_lofi.checks import only
 from pnp_lofi.noise import estimate_image_noise
-from pnp_lofi.operators.base import Operator, only
+from pnp_lofi.operators.base import Operator
 
 
 class Mask(Operator):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pnp_lofi.checkpoint import read_tensors, write_tensors
+from pnp_lofi.checks import checked_shape
 from pnp_lofi.distributed import sum_over_processes
 from pnp_lofi.files import check_writable
 from pnp_lofi.nonuniform import Shape, transform
-from pnp_lofi.operators.base import checked_shape
 from pnp_lofi.operators.interferometer import checked_uv, checked_weights
 from pnp_lofi.operators.streamed import StreamedNUFFT
 

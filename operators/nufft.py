@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_lofi.checks import REAL_TO_COMPLEX, checked_shape
 from pnp_lofi.nonuniform import Shape, by_torchkbnufft, transform
-from pnp_lofi.operators.base import REAL_TO_COMPLEX, checked_shape
 from pnp_lofi.operators.interferometer import Interferometer, checked_uv, checked_weights
 
 KERNEL_EPS = 1e-12  # of the Toeplitz kernel, which is computed once

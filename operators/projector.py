@@ -14,9 +14,10 @@ from torch import Tensor
 
 from pnp_lofi import kernels
 from pnp_lofi.cg import Linear
+from pnp_lofi.checks import Shape, checked_shape
 from pnp_lofi.fbp import smear
 from pnp_lofi.noise import estimate_image_noise
-from pnp_lofi.operators.base import Operator, Shape, checked_shape
+from pnp_lofi.operators.base import Operator
 from pnp_lofi.operators.low_dose import LowDose
 from pnp_lofi.ray_matrix import RayMatrix, Weigh, backproject, project
 from pnp_lofi.rays import Orbits, crossings, joseph, orbits

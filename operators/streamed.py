@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pnp_lofi.checks import checked_shape
 from pnp_lofi.nonuniform import Shape
-from pnp_lofi.operators.base import checked_shape
 from pnp_lofi.operators.interferometer import Interferometer
 
 

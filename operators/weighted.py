@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from pnp_lofi.cg import Linear
-from pnp_lofi.operators.base import Operator, only
+from pnp_lofi.checks import only
+from pnp_lofi.operators.base import Operator
 
 
 class Weighted(Operator):

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pnp_lofi.checks import checked_shape
 from pnp_lofi.distributed import sum_over_processes
-from pnp_lofi.operators.base import checked_shape
 from pnp_lofi.operators.interferometer import checked_uv, checked_weights
 
 SCHEMES = ("natural", "uniform", "briggs")

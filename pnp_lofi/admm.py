@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pnp_lofi.cg import solve_normal
+from pnp_lofi.checks import check_is_tensor
 from pnp_lofi.metrics import psnr, snr
 from pnp_lofi.noise import estimate_noise, misfit_level
 from pnp_lofi.parameters import Parameters, Schedule, choose, noise_level
@@ -104,6 +105,7 @@ class ADMM(Reconstructor):
         """
         start = time.perf_counter()
         op = self.op if physics is None else physics
+        check_is_tensor("ADMM", y, "y")
         if not all(bool(torch.isfinite(part).all()) for part in (y if isinstance(y, TensorList) else [y])):
             raise ValueError("y holds NaN or inf; flag such data (weight 0) or leave them out")
         backprojection = op.A_adjoint(y)

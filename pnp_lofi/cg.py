@@ -12,6 +12,7 @@ from torch import Tensor
 Linear = Callable[[Tensor], Tensor]
 SINGULAR = 4.0  # roundings of the largest eigenvalue seen, below which an eigenvalue cannot be told from zero
 TRUSTED = 10.0  # roundings of b, below which CG's own residual falls whatever x is
+SETTLED = 1e-4  # relative residual of an eigenvector at which its value, good to the square of that, is found
 BREAKDOWN = 1e-6  # relative size of a Lanczos vector that is only rounding: the Krylov space is exhausted
 
 
@@ -264,9 +265,16 @@ def operator_norm(op: LinearPhysics, like: Tensor, *, iterations: int = 30, seed
         if not math.isfinite(size):
             raise ValueError("A^H A of a finite image is NaN or inf; check the operator's geometry and weights")
         off.append(size)
-        if size <= BREAKDOWN * max(diagonal):
-            break
+        value, vector = _largest(diagonal, off[1:-1])
+        if size * abs(float(vector[-1])) <= SETTLED * value or size <= BREAKDOWN * max(diagonal):
+            break  # the first is ||A^H A u - value u|| of the best vector u so far
         before, v = v, w / size
-    beta = torch.tensor(off[1:-1], dtype=torch.float64)
+    return value
+
+
+def _largest(diagonal: list[float], off: list[float]) -> tuple[float, Tensor]:
+    """The largest eigenvalue of a tridiagonal matrix, and its vector."""
+    beta = torch.tensor(off, dtype=torch.float64)
     T = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(beta, 1) + torch.diag(beta, -1)
-    return float(torch.linalg.eigvalsh(T)[-1])
+    values, vectors = torch.linalg.eigh(T)
+    return float(values[-1]), vectors[:, -1]

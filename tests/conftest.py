@@ -7,6 +7,8 @@ import torch
 
 from pnp_lofi import LoFi
 
+torch.set_num_threads(1)  # the tests are many and small: threads would wait for each other, and for other workers
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

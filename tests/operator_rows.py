@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class Row:
     matrix: Callable[[], Tensor]  # acts on one channel's pixels, or on all channels together where channels == 1
     complex_image: bool = False
     accuracy: float = 1e-11  # against the definition, float64
+    slow: bool = False
     channels: int = 3  # of the images that it is tried with
     noisy: Callable[[Tensor], Tensor] = lambda y: y  # the data that get noise
 
@@ -256,7 +257,7 @@ ROWS = [
     nufft("nufft-preconditioned", (6, 7), precondition=True),
     nufft("nufft-preconditioned-complex", (5, 6), precondition=True, real=False),
     nufft("nufft-kb", (6, 6), backend="kb", accuracy=2e-3),
-    nufft("nufft-kb-odd-complex", (7, 6), backend="kb", real=False, accuracy=2e-3),
+    replace(nufft("nufft-kb-odd-complex", (7, 6), backend="kb", real=False, accuracy=2e-3), slow=True),
     blur((6, 6), (3, 3)),
     blur((7, 6), (4, 5)),
     blur((4, 6), (7, 7)),  # larger than the image: it wraps

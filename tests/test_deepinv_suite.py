@@ -79,7 +79,7 @@ ROWS = [
     Row("fourier-complex", lambda shape: Fourier(random_frequencies(shape, 2.0), real=False), 1.0, complex_image=True),
     Row("nufft", lambda shape: NUFFT(shape, coordinates(400, math.pi).T)),
     Row("nufft-complex", lambda shape: NUFFT(shape, coordinates(400, math.pi).T, real=False), complex_image=True),
-    Row("derivatives", lambda shape: Derivatives(shape, coordinates(300, 1.0))),
+    Row("derivatives", lambda shape: Derivatives(shape, coordinates(50, 1.0))),
     Row("shear", lambda shape: KaiserSquires(shape), 1.0),
     Row("shear-masked", lambda shape: KaiserSquires(shape, random_mask(shape, 0.7))),
     Row("radon", lambda shape: Radon(shape, 12)),

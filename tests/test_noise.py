@@ -30,6 +30,7 @@ def test_visibilities(snr):
 def test_pixels(keep, sigma):
     x = dead_leaves(1, 512, seed=20_011)
     mask = random_mask((512, 512), keep)
+    torch.manual_seed(0)
     y = Mask(mask, sigma=sigma)(x)
     assert Mask(mask).estimate_noise(y) == pytest.approx(sigma, rel=0.1)
 

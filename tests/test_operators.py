@@ -13,7 +13,9 @@ from torch import Tensor
 from pnp_lofi.cg import ConvergenceWarning, damped_solve, solve_normal
 from pnp_lofi.operators import LowDose, Radon
 
-each = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+each = pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.slow else []) for row in ROWS]
+)
 CLOSED = [row for row in ROWS if row.build().closed_form]
 
 

@@ -14,6 +14,7 @@ from pnp_lofi.operators import (
     Fourier,
     KaiserSquires,
     Mask,
+    Radon,
     cartesian_lines,
     radial_lines,
     random_frequencies,
@@ -52,6 +53,10 @@ CASES: list[Case] = [
     (lambda: Mask(MASK, sigma=math.nan), ValueError, "sigma must be finite and > 0, got nan"),
     # images that do not fit it
     (lambda: Mask(MASK).A(X[..., :5]), ValueError, r"x of shape \(batch, channel, 6, 6\), got \(2, 1, 6, 5\); build"),
+    (lambda: Mask(MASK).A(X.numpy()), TypeError, r"x as a torch tensor, got ndarray; use torch.from_numpy\(x\)"),
+    (lambda: Mask(MASK).A_adjoint([1.0]), TypeError, r"y as a torch tensor, got list; use torch.as_tensor\(y\)"),
+    (lambda: Radon((6, 6), 5, 9).A_adjoint(X[..., :5].new_ones(1, 1, 9, 5)), ValueError, "look exchanged, try y.mT"),
+    (lambda: Radon(6, 5), ValueError, r"must be \(rows, columns\), two positive integers, got 6"),
     (lambda: Mask(MASK).A(X[0, 0]), ValueError, r"got \(6, 6\); add the leading axes with x\[None, None\]"),
     (lambda: Mask(MASK).A(X[0]), ValueError, r"add the batch axis with x\[None\]"),
     (lambda: Mask(torch.ones(3, 6, 6)).A(X), ValueError, r"shape \(batch, 3, 6, 6\), got \(2, 1, 6, 6\)"),
