@@ -72,7 +72,10 @@ def speed(size: int, batch: int, repeats: int) -> list[dict[str, Any]]:
             calls: dict[str, Callable[[], Any]] = {"forward": lambda p=physics: p.A(x)}  # type: ignore[misc]
             calls["adjoint"] = lambda p=physics, y=y: p.A_adjoint(y)  # type: ignore[misc]
             calls["fbp"] = lambda p=physics, y=y: p.fbp(y)  # type: ignore[misc]
-            seconds = {key: timed(call, repeats=few) / batch for key, call in calls.items()}
+            begin = time.perf_counter()
+            calls["fbp"]()  # ours has no matrix yet
+            first = (time.perf_counter() - begin) / batch
+            seconds = {key: timed(call, repeats=few) / batch for key, call in calls.items()} | {"fbp_first": first}
         rows.append({"size": size, "batch": batch, "projector": name} | seconds)
     for row in rows:
         row["pair"] = row["forward"] + row["adjoint"]

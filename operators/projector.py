@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # it needs triton
 
 BACKENDS = ("auto", "sparse", "free", "triton")
 SMALLEST = 0.28  # of 1/N: the frequency that stands for DC in the spectrum 1/|k| of backprojection after projection
-PATIENCE = 16  # images that are backprojected without a matrix: making one takes about as long
+PATIENCE = 4  # images that are backprojected without a matrix: making one takes as long as some eight of them
 CUT = 0.1  # of the mean profile's maximum: more at an end of the detector means that the object goes on there
 GRID = 1e-6  # views in single precision that differ by less from an even spacing [rad] were meant to be even
 
