@@ -212,11 +212,11 @@ class Projector(Operator):
         """
         images = q.flatten(0, 1)
         self._smeared += len(images)
-        if self._smeared > PATIENCE and q.dtype not in self._smearing:
+        if self._smeared > PATIENCE and q.dtype not in self._smearing and not q.is_cuda:  # a GPU gathers fast
             made = self._made(weigh, q.dtype, reach=reach, both=False)
             if made is not None:
                 self._smearing[q.dtype] = made
-        if q.dtype in self._smearing and not q.is_cuda:
+        if q.dtype in self._smearing:
             found = self._smearing[q.dtype].backward(images.flatten(1))
         else:
             first = float(self.positions()[0]) / self.spacing * self.at_centre
