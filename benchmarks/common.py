@@ -123,8 +123,8 @@ def peak_memory_of(function: Callable[..., Any], *args: Any) -> Measured:
         module = spec.name if spec else module
     code = (
         f"import json, sys, torch; torch.set_num_threads({torch.get_num_threads()}); "
-        f"from {module} import {function.__name__} as call; from benchmarks.common import peak_mb; "
-        "print(json.dumps([call(*json.loads(sys.argv[1])), peak_mb()]))"
+        f"from {module} import {function.__name__} as call; from pnp_lofi.memory import peak_memory_mb; "
+        "print(json.dumps([call(*json.loads(sys.argv[1])), peak_memory_mb()]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(args)], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False
@@ -132,21 +132,6 @@ def peak_memory_of(function: Callable[..., Any], *args: Any) -> Measured:
     if done.returncode:
         raise RuntimeError(f"{function.__name__}{args} ended with status {done.returncode} in a process of its own")
     return Measured(*json.loads(done.stdout.splitlines()[-1]))
-
-
-def peak_mb() -> float:
-    """Peak resident memory of this process so far [MB = 2^20 bytes].
-
-    VmHWM where there is one: Linux carries ru_maxrss over from the parent when a process is started.
-    """
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.is_file() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 2**10
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def set12(data: Path, count: int | None = None) -> dict[str, Tensor]:

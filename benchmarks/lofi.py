@@ -23,13 +23,14 @@ import torch
 from deepinv.models import DnCNN, DRUNet
 from torch import Tensor, nn
 
-from benchmarks.common import ROOT, parser, peak_mb, peak_memory_of, report, start, timed
+from benchmarks.common import ROOT, parser, peak_memory_of, report, start, timed
 from benchmarks.faithful import Faithful
 from pnp_lofi import LoFi, LoFiPrior
 from pnp_lofi.ccpg import CCPG
 from pnp_lofi.filters import SpatialFilter, SpectralFilter
 from pnp_lofi.geometry import PatchGeometry
 from pnp_lofi.kernels import gather
+from pnp_lofi.memory import peak_memory_mb
 from pnp_lofi.mlp import MLP
 from pnp_lofi.multimlp import MultiMLP
 from pnp_lofi.official import from_official
@@ -253,7 +254,7 @@ def training_memory(kind: str, side: int) -> float:
         optimiser.zero_grad()
         (model.at_pixels(q, index) - wanted).abs().mean().backward()
         optimiser.step()
-    return peak_mb() - before
+    return peak_memory_mb() - before
 
 
 @torch.no_grad()
@@ -263,7 +264,7 @@ def inference_memory(kind: str, side: int) -> float:
     sigma = (SIGMA,) if kind == "size S" else ()
     before = _fresh_peak()
     model(q, *sigma)
-    return peak_mb() - before
+    return peak_memory_mb() - before
 
 
 def _network(kind: str) -> Any:
@@ -276,7 +277,7 @@ def _fresh_peak() -> float:
     if sys.platform == "linux":
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what imports have left in the heap would be used uncounted
     Path("/proc/self/clear_refs").write_text("5")
-    return peak_mb()
+    return peak_memory_mb()
 
 
 def memory() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/benchmarks.md from benchmarks/results/*.json.
+"""Write the tables of README.md and of some pages of docs from benchmarks/results/*.json.
 
 Replaces what stands between `<!-- table:NAME -->` and `<!-- end -->`. A table without results is left as it is.
 """
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import operator_tables
+from benchmarks import operator_tables, recipe_tables, scaling_tables, solver_tables
 from benchmarks.common import RESULTS, ROOT, machine_line
 from benchmarks.sheet import Sheet, number, times
 
-FILES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+PAGES = ("benchmarks", "ldct", "scaling", "solvers", "uncertainty")
+FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES))
 BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -185,6 +186,36 @@ def demo(found: dict[str, Any]) -> list[Sheet]:
     return [Sheet("", columns, rows)]
 
 
+def uncertainty(found: dict[str, Any]) -> list[Sheet]:
+    columns = ("intervals about", "factor on std", "coverage", "spread of skies", "lowest sky", "pixels with a source",
+               "correlation of std and error", "of ranks", "SNR [dB]")  # fmt: skip
+    rows = []
+    for row in found["rows"]:
+        for kind, name in (("raw", "as they come"), ("calibrated", "calibrated")):
+            part = row[kind]
+            seen = (f"{part[key]:.1%}" for key in ("mean", "spread", "lowest", "bright"))
+            beside = (number(row[key], 2) for key in ("correlation", "rank_correlation"))
+            rows.append((f"{row['centre']}, {name}", number(part["factor"], 2), *seen, *beside, number(row["snr"], 1)))
+    for row in found.get("apart", []):
+        factors = " / ".join(number(row["factors"][key], 2) for key in ("sources", "sky"))
+        seen = (f"{row[key]:.1%}" for key in ("mean", "spread", "lowest", "bright"))
+        rows.append((f"{row['centre']}, calibrated, sources apart", factors, *seen, "-", "-", "-"))
+    title = (
+        f"{found['level']:.0%} intervals of {found['skies']} skies, {found['side']} x {found['side']}, calibrated on "
+        f"{found['calibration']} others"
+    )
+    cost = (f"{found['samples']}", number(found["ess"], 1), number(found["smallest_ess"], 1), number(found["rhat"], 3),
+            number(found["rhat_std"], 3), number(found["seconds"], 1))  # fmt: skip
+    columns_of_cost = ("draws of a sky", "independent", "least of a sky", "split R-hat", "of std", "seconds a sky")
+    again = [(centre, f"{part['mean']:.1%}", f"{part['spread']:.1%}") for centre, part in found["splits"].items()]
+    divided = f"Calibrated coverage over {next(iter(found['splits'].values()))['count']} random divisions of all skies"
+    return [
+        Sheet(title, columns, rows),
+        Sheet(divided, ("about", "mean", "spread of a test"), again),
+        Sheet("", columns_of_cost, [cost]),
+    ]
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
     "demo": demo,
     "denoise": denoise,
@@ -194,7 +225,11 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
     "radio_m31": radio_m31,
     "sharing": sharing,
     "toeplitz": toeplitz,
+    "uncertainty": uncertainty,
     **operator_tables.TABLES,
+    **recipe_tables.TABLES,
+    **scaling_tables.TABLES,
+    **solver_tables.TABLES,
 }
 
 

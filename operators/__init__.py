@@ -17,6 +17,7 @@ from pnp_lofi.operators.normal_equations import NormalEquations
 from pnp_lofi.operators.nufft import NUFFT
 from pnp_lofi.operators.projector import Projector
 from pnp_lofi.operators.radon import Radon
+from pnp_lofi.operators.sharded import ShardedEquations, ShardedNUFFT
 from pnp_lofi.operators.streamed import StreamedNUFFT
 from pnp_lofi.operators.uv import default_cell, meerkat_uv, meerkat_uvw, uv_radians, w_phase
 from pnp_lofi.operators.weighted import Weighted
@@ -40,6 +41,8 @@ __all__ = [
     "Operator",
     "Projector",
     "Radon",
+    "ShardedEquations",
+    "ShardedNUFFT",
     "Stacked",
     "StreamedNUFFT",
     "TorchRadon",

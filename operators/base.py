@@ -24,7 +24,9 @@ from pnp_lofi.cg import (
 )
 from pnp_lofi.checks import check_is_tensor, check_tensor
 from pnp_lofi.noise import make_picklable, unchanged
+from pnp_lofi.strips import Strips
 
+CLOSED, ITERATED, DATA = 6, 8, 2  # images and data that are held at once with a closed form, by CG, on the way
 # what operators of deepinv take in a call, and keep
 PARAMETERS = frozenset({"angles", "coil_maps", "filter", "gain", "kernel", "mask", "sigma", "theta", "uv", "weights"})
 
@@ -46,10 +48,12 @@ class Operator(LinearPhysics):
     :param NoiseModel noise_model: instead of sigma, a model of deepinv or one of ours.
     :param bool complex_images, complex_data: what x and y are.
     :param int max_iter, float tol: of ``A_dagger`` and ``prox_l2`` where conjugate gradients are needed.
+    :param Strips strips: where x and y are this process's rows of an image that several share; None: whole.
     :raises ValueError: if sigma is not finite and > 0.
     """
 
     geometry: ClassVar[tuple[str, ...]] = ()
+    blind_to_constants: ClassVar[bool] = False  # A 1 = 0: solvers return images of mean zero
     closed_form: bool = False  # whether there is an _inverse; per instance where it depends on the geometry
     mend_nan: ClassVar[str] = "replace those values before"
 
@@ -65,6 +69,7 @@ class Operator(LinearPhysics):
         max_iter: int = 100,
         tol: float = 1e-5,
         device: torch.device | str = "cpu",
+        strips: Strips | None = None,
     ) -> None:
         if sigma is not None and not (math.isfinite(sigma) and sigma > 0):
             raise ValueError(f"sigma must be finite and > 0, got {sigma}; leave it out for no noise")
@@ -81,6 +86,7 @@ class Operator(LinearPhysics):
         self.image_shape, self.data_shape = tuple(image_shape), tuple(data_shape)
         self.complex_images, self.complex_data = complex_images, complex_data
         self._sigma = None if sigma is None else float(sigma)
+        self.strips = strips
         self._loads = 0  # of state dicts
         self._norms: dict[int, float] = {}  # by the loads of all that is inside
 
@@ -213,7 +219,14 @@ class Operator(LinearPhysics):
         # with alpha = 0 it would lead to another least-squares image than that of smallest norm
         precondition = self._preconditioner(number) if damped else None
         x, info = damped_solve(
-            self.A_adjoint_A, rhs, alpha, init, tol=tol, max_iter=max_iter, precondition=precondition
+            self.A_adjoint_A,
+            rhs,
+            alpha,
+            init,
+            tol=tol,
+            max_iter=max_iter,
+            precondition=precondition,
+            reduce=self.reduce,
         )
         return x if damped else self._report(x, info, max_iter=max_iter, tol=tol), info
 
@@ -226,6 +239,25 @@ class Operator(LinearPhysics):
             like = torch.empty((1, *self.img_size), dtype=dtype, device=self._device_holder.device)
             self._norms = {loads: operator_norm(self, like)}
         return self._norms[loads]
+
+    def reduce(self, t: Tensor, op: str = "sum") -> Tensor:
+        """Values summed ("sum"), or the largest of them ("max"), over the processes that hold the other parts of the
+        image: what a solver takes every norm, inner product and range through. Of a whole image the values themselves.
+
+        :param torch.Tensor t: values of this process's part, any shape.
+        """
+        return t if self.strips is None else self.strips.total(t, op)
+
+    def working_memory(self, like: Tensor) -> int:
+        """Bytes that a step of a solver needs here beyond the images it is given, with its result: a solve with
+        A^H A + alpha, A or A^H. An upper bound by counting; models that work in chunks know better.
+
+        :param torch.Tensor like: a batch of images, whose values are not looked at.
+        """
+        item = math.prod(n for n in self.data_shape[1:] if not isinstance(n, str))
+        named = math.prod(like.shape[k] for k, n in enumerate(self.data_shape) if isinstance(n, str) and k < like.ndim)
+        data = item * named * (2 if self.complex_data else 1) * like.real.element_size()
+        return (CLOSED if self.closed_form else ITERATED) * like.numel() * like.element_size() + DATA * data
 
     # ---- noise -------------------------------------------------------------------------------------------
 
@@ -281,7 +313,7 @@ class Operator(LinearPhysics):
         u = torch.randn((num_samples, *size), dtype=dtype, device=device or self._device_holder.device)
         Au = self.A(u)
         v = randn_like(Au)
-        left, right = _inner(v, Au), _inner(self.A_adjoint(v), u)
+        left, right = self.reduce(_inner(v, Au)), self.reduce(_inner(self.A_adjoint(v), u))
         return (left - right).square().mean().sqrt() / left.square().mean().sqrt()
 
     def __mul__(self, other: LinearPhysics, **kwargs: Any) -> LinearPhysics:

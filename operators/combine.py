@@ -201,8 +201,17 @@ def _check_any(operators: Sequence[Operator], name: str) -> None:
 
 
 def _shared(operators: Sequence[Operator]) -> dict[str, Any]:
-    """Settings of a combination: the strictest of its operators'."""
+    """Settings of a combination: the strictest of its operators'.
+
+    :raises ValueError: if some work on strips of an image and others do not, or on other strips.
+    """
+    held = {None if op.strips is None else (op.strips.shape, op.strips.group) for op in operators}
+    if len(held) > 1:
+        raise ValueError(
+            "some of the operators hold a strip of the image, others do not; build all for the same strips"
+        )
     return {
+        "strips": operators[0].strips,
         "complex_images": operators[0].complex_images,
         "max_iter": max(op.max_iter for op in operators),
         "tol": min(op.tol for op in operators),

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from pnp_lofi.cg import Linear
 from pnp_lofi.checks import checked_shape
+from pnp_lofi.convolution import along_rows, back_along_rows, filter_columns_, kernel_along_rows, spectrum_of
 from pnp_lofi.nonuniform import Shape, fft_size
 from pnp_lofi.operators.base import Operator
+from pnp_lofi.strips import Strips
 
 SLACK = 1e-5  # published coordinates at +-pi are off by a float32 rounding
 ROUNDING = 1e-12  # of the preconditioner's largest eigenvalue: what is below it is zero
@@ -22,7 +24,7 @@ class Interferometer(Operator):
     - ``_kernel(shape, real=)``: t over d in a grid with zero at N//2, float64 (complex128);
     - ``_total_weight()``: t(0), the sum of w.
 
-    :param tuple shape: (H, W) of the image.
+    :param tuple shape: (H, W) of the image; with ``strips`` of the whole one.
     :param bool real: images are real (the sky); False: complex.
     :param bool precondition: whether conjugate gradients are preconditioned, see :meth:`_preconditioner`.
     :param options: of :class:`Operator`.
@@ -42,9 +44,10 @@ class Interferometer(Operator):
         max_iter: int = 100,
         tol: float = 1e-5,
         device: torch.device | str = "cpu",
+        strips: Strips | None = None,
     ) -> None:
         super().__init__(
-            ("batch", "channel", *shape),
+            ("batch", "channel", *(shape if strips is None else strips.strip_shape)),
             data_shape,
             sigma=sigma,
             complex_images=not real,
@@ -52,6 +55,7 @@ class Interferometer(Operator):
             max_iter=max_iter,
             tol=tol,
             device=device,
+            strips=strips,
         )
         self.shape, self.real, self.precondition = shape, real, precondition
         self._forget()
@@ -61,6 +65,11 @@ class Interferometer(Operator):
 
     def _total_weight(self) -> float:
         raise NotImplementedError
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """trace(A^H A) / N, which is t(0) / (HW)."""
+        return self._total_weight() / math.prod(self.shape)
 
     # ---- what an astronomer looks at ---------------------------------------------------------------------
 
@@ -96,22 +105,24 @@ class Interferometer(Operator):
     # ---- the normal operator as a convolution ------------------------------------------------------------
 
     def _normal(self, x: Tensor) -> Tensor:
-        """Crop(F^-1 spectrum F pad(x)), one axis at a time: half of the rows need no transform, neither way."""
-        (H, W), (rows, columns) = self.shape, self._padded()
-        spectrum = self._spectrum(x.real.dtype)
-        along = torch.fft.rfft(x, columns) if self.real else torch.fft.fft(x, columns)
-        along = torch.fft.ifft(torch.fft.fft(along, rows, dim=-2) * spectrum, dim=-2)[..., :H, :]
-        back = torch.fft.irfft(along, columns) if self.real else torch.fft.ifft(along)
-        return back[..., :W].contiguous()
+        """Crop(F^-1 spectrum F pad(x)), one axis and one block at a time."""
+        columns = self._padded()[1]
+        along = filter_columns_(along_rows(x, columns), self._spectrum(x.real.dtype))
+        return back_along_rows(along, columns, self.shape[1], real=self.real)
 
     def _spectrum(self, dtype: torch.dtype) -> Tensor:
         """Eigenvalues of the circulant matrix that A^H A is a corner of: real, half of them for real images."""
         key = (self._device_holder.device, dtype)
         if key not in self._spectra:
-            circulant = _embedded(self._offsets(), self._padded(), self.shape)
-            spectrum = torch.fft.rfft2(circulant) if self.real else torch.fft.fft2(circulant)
-            self._spectra[key] = spectrum.real.to(dtype).contiguous()  # the kernel is Hermitian
+            rows, columns = self._padded()
+            along = kernel_along_rows(self._half_kernel(), columns).div_(math.prod(self.shape))
+            self._spectra[key] = spectrum_of(along, rows, dtype)
         return self._spectra[key]
+
+    def _half_kernel(self) -> Tensor:
+        """t at the offsets d[0] in [0, H - 1], d[1] in [1 - W, W - 1]; the other half follows, t(-d) = t(d)*."""
+        H, W = self.shape
+        return self._kernel((2 * H - 1, 2 * W - 1), real=self.real)[H - 1 :]
 
     def _offsets(self) -> Tensor:
         """t / (HW) at all offsets between two pixels of the image, (2 H - 1, 2 W - 1)."""
@@ -149,6 +160,20 @@ class Interferometer(Operator):
             found = (torch.fft.rfft2(circulant) if self.real else torch.fft.fft2(circulant)).real
             self._circulants[key] = found.clamp_min(ROUNDING * float(found.max())).to(dtype).contiguous()
         return self._circulants[key]
+
+    def working_memory(self, like: Tensor) -> int:
+        """Bytes, see :class:`Operator`: of conjugate gradients (x, r, p), one A^H A (its result, the rows' transforms)
+        and the eigenvalues."""
+        columns, image = self._padded()[1], like.numel() * like.element_size()
+        row = (columns // 2 + 1 if self.real else columns) / (self.shape[1] * (1 if like.is_complex() else 0.5))
+        vectors = 6 if self.precondition else 4
+        return int((vectors + row * (1 if self.strips is None else 3)) * image) + self._eigenvalues(like)
+
+    def _eigenvalues(self, like: Tensor) -> int:
+        """Bytes of the eigenvalues that are held here."""
+        rows, columns = self._padded()
+        count = rows * (columns // 2 + 1 if self.real else columns)
+        return count // (1 if self.strips is None else self.strips.world) * like.real.element_size()
 
     # ---- bookkeeping -------------------------------------------------------------------------------------
 

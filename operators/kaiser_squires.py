@@ -48,6 +48,7 @@ class KaiserSquires(Operator):
     """
 
     geometry: ClassVar[tuple[str, ...]] = ("kernel", "weights")
+    blind_to_constants: ClassVar[bool] = True
     mend_nan: ClassVar[str] = "take those pixels out of the mask"
 
     def __init__(

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from pnp_lofi.checkpoint import read_tensors, write_tensors
 from pnp_lofi.checks import checked_shape
 from pnp_lofi.distributed import sum_over_processes
 from pnp_lofi.files import check_writable
-from pnp_lofi.nonuniform import Shape, transform
+from pnp_lofi.nonuniform import Shape, rows_from, transform
 from pnp_lofi.operators.interferometer import checked_uv, checked_weights
 from pnp_lofi.operators.streamed import StreamedNUFFT
 
 Chunk = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None]  # uv, vis, weights
+Visibilities = tuple[Tensor, Tensor, Tensor]  # uv (2, m), vis (C, m), weights (m,), checked
 FORMAT, KIND = 1, "normal equations"
 NAMES = ("kernel", "backprojection", "power", "count")
 
@@ -74,7 +75,7 @@ class NormalEquations:
         :param options: keyword arguments of the class.
         """
         equations = cls(img_size, **options)
-        for uv, vis, weights in _gathered(chunks, equations.chunk, equations._checked):
+        for uv, vis, weights in gathered(chunks, equations.chunk, equations._checked):
             equations._add(uv, vis, weights)
         return equations
 
@@ -173,24 +174,8 @@ class NormalEquations:
 
     # ---- one chunk ---------------------------------------------------------------------------------------
 
-    def _checked(self, uv: Tensor, vis: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor] | None:
-        """uv (2, m), vis (C, m) complex128 and weights (m,) of the rows with weight > 0; None if there are none."""
-        vis = torch.as_tensor(vis).detach()
-        if not vis.is_complex():
-            raise TypeError(f"vis must be complex, got {vis.dtype}")
-        uv = checked_uv(uv, empty=True)
-        w = checked_weights(weights, uv)
-        m = uv.shape[1]
-        if vis.shape != (self.channels, m) and (self.channels > 1 or vis.shape != (m,)):
-            expected = f"({m},) or (1, {m})" if self.channels == 1 else f"({self.channels}, {m})"
-            raise ValueError(f"vis must be {expected}, one column per column of uv, got {tuple(vis.shape)}")
-        vis, w = vis.reshape(self.channels, m), torch.ones_like(uv[0]) if w is None else w
-        kept = w > 0
-        if not bool(kept.all()):
-            uv, vis, w = uv[:, kept], vis[:, kept], w[kept]
-        if not bool(torch.isfinite(vis).all()):
-            raise ValueError("vis holds NaN or inf; give those visibilities weight zero, or leave them out")
-        return (uv, vis.to(torch.complex128), w) if len(w) else None
+    def _checked(self, uv: Tensor, vis: Tensor, weights: Tensor | None = None) -> Visibilities | None:
+        return checked_visibilities(uv, vis, weights, channels=self.channels)
 
     def _add(self, uv: Tensor, vis: Tensor, w: Tensor) -> None:
         (H, W), device = self.shape, self.kernel.device
@@ -198,16 +183,48 @@ class NormalEquations:
             part = slice(start, start + self.chunk)
             points, values, weight = uv[:, part].to(device), vis[:, part].to(device), w[part].to(device)
             b = transform(1, weight * values, points, (H, W), self.eps) / math.sqrt(H * W)
-            t = transform(1, weight.to(b.dtype)[None], points, (2 * H, 2 * W), self.eps)
             self.backprojection += b.real if self.real else b
-            self.kernel += t[0].real if self.real else t[0]
+            self._add_to_kernel(points, weight)
             self.power += (weight * values.abs().square()).sum(1)
             self.count += len(weight)
 
+    def _add_to_kernel(self, uv: Tensor, w: Tensor) -> None:
+        """Half of it is transformed, d[0] in [-H, 0], for t(-d) = t(d)*."""
+        H, W = self.shape
+        t = rows_from(-H, w[None].to(torch.complex128), uv, (H + 1, 2 * W + 1), self.eps)[0]
+        t = t.real if self.real else t
+        self.kernel[: H + 1] += t[:, :-1]
+        self.kernel[H + 1 :] += t[1:H, 1:].flip(0, 1).conj()
 
-def _gathered(chunks: Iterable[Chunk], size: int, check: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+
+def checked_visibilities(
+    uv: Tensor, vis: Tensor, weights: Tensor | None = None, *, channels: int = 1
+) -> Visibilities | None:
+    """uv (2, m), vis (C, m) complex128 and weights (m,) of the rows with weight > 0; None if there are none.
+
+    :raises ValueError, TypeError: as :meth:`NormalEquations.add`.
+    """
+    vis = torch.as_tensor(vis).detach()
+    if not vis.is_complex():
+        raise TypeError(f"vis must be complex, got {vis.dtype}")
+    uv = checked_uv(uv, empty=True)
+    w = checked_weights(weights, uv)
+    m = uv.shape[1]
+    if vis.shape != (channels, m) and (channels > 1 or vis.shape != (m,)):
+        expected = f"({m},) or (1, {m})" if channels == 1 else f"({channels}, {m})"
+        raise ValueError(f"vis must be {expected}, one column per column of uv, got {tuple(vis.shape)}")
+    vis, w = vis.reshape(channels, m), torch.ones_like(uv[0]) if w is None else w
+    kept = w > 0
+    if not bool(kept.all()):
+        uv, vis, w = uv[:, kept], vis[:, kept], w[kept]
+    if not bool(torch.isfinite(vis).all()):
+        raise ValueError("vis holds NaN or inf; give those visibilities weight zero, or leave them out")
+    return (uv, vis.to(torch.complex128), w) if len(w) else None
+
+
+def gathered(chunks: Iterable[Chunk], size: int, check: Callable[..., Visibilities | None]) -> Iterator[Visibilities]:
     """Chunks of at least ``size`` visibilities, save the last."""
-    waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+    waiting: list[Visibilities] = []
     held = 0
     for chunk in chunks:
         if not isinstance(chunk, tuple | list) or len(chunk) not in (2, 3):

@@ -1,7 +1,8 @@
 """Radio interferometry: a non-uniform discrete Fourier transform."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from pnp_lofi.checks import REAL_TO_COMPLEX, checked_shape
-from pnp_lofi.nonuniform import Shape, by_torchkbnufft, transform
+from pnp_lofi.nonuniform import Shape, by_torchkbnufft, rows_from, transform
 from pnp_lofi.operators.interferometer import Interferometer, checked_uv, checked_weights
 
 KERNEL_EPS = 1e-12  # of the Toeplitz kernel, which is computed once
+VISIBILITY, LEAST = 50, 2**14  # bytes of working memory for each; fewest in a chunk
 EPS = {torch.complex64: 1e-6, torch.complex128: 1e-12}
 
 
@@ -128,14 +130,40 @@ class NUFFT(Interferometer):
 
     def _kernel(self, shape: Shape, *, real: bool = True) -> Tensor:
         """sum_k w_k exp(i uv_k . d) over d in a grid with zero at N//2, float64 (complex128), in chunks."""
-        total = torch.zeros(shape, dtype=torch.complex128, device=self.uv.device)
+        return self._kernel_from(-(shape[0] // 2), shape, real)
+
+    def _half_kernel(self) -> Tensor:
+        return self._kernel_from(0, (self.shape[0], 2 * self.shape[1] - 1), self.real)
+
+    def _kernel_from(self, first: int, shape: Shape, real: bool) -> Tensor:
+        """Rows first, first + 1, ... of it."""
+        total = torch.zeros(shape, dtype=torch.float64 if real else torch.complex128, device=self.uv.device)
         for start in range(0, self.uv.shape[1], self.chunk):
             uv = self.uv[:, start : start + self.chunk]
             w = torch.ones_like(uv[0]) if self.weights is None else self.weights[start : start + self.chunk]
-            total += self._transform(1, w[None].to(torch.complex128), uv, shape, KERNEL_EPS)[0]
-        return total.real.contiguous() if real else total
+            part = rows_from(first, w[None].to(torch.complex128), uv, shape, KERNEL_EPS)[0]
+            total += part.real if real else part
+        return total
 
     # ---- bookkeeping -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def chunked(self, memory: float, items: int) -> Iterator[None]:
+        """Inside, visibilities are transformed in chunks that need so many bytes."""
+        kept, self.chunk = self.chunk, min(self.chunk, max(LEAST, int(memory / (VISIBILITY * items))))
+        try:
+            yield
+        finally:
+            self.chunk = kept
+
+    def working_memory(self, like: Tensor) -> int:
+        """Bytes, see :class:`Operator`: of the kernel, which is made once, of A and A^H, or of a step."""
+        (H, W), items = self.shape, math.prod(like.shape[:2])
+        fine = 2.0 if (self.eps or EPS[like.dtype.to_complex()]) < 1e-9 else 1.25  # the grid of finufft over the image
+        kernel = 8 * 2 * H * W * 16  # finufft's grid for half of it, four times that half, and what is made of it
+        transform = int((fine**2 + 2) * H * W * 16) * items
+        data = 2 * items * self.uv.shape[1] * like.dtype.to_complex().itemsize
+        return max(kernel, transform + data, super().working_memory(like))
 
     def _total_weight(self) -> float:
         return float(self.uv.shape[1] if self.weights is None else self.weights.sum())

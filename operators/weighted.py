@@ -46,6 +46,7 @@ class Weighted(Operator):
             max_iter=op.max_iter,
             tol=op.tol,
             device=here,
+            strips=op.strips,
         )
         self.op = op
         self.register_buffer("root", weights.double().sqrt())

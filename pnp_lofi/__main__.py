@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
@@ -11,6 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+RECIPES = (
+    "denoise",
+    "ldct",
+    "massmap",
+    "transpose",
+)  # `pnp-lofi train ldct`: `python -m pnp_lofi.recipes.ldct train`
 console = Console()
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 solve = typer.Typer(no_args_is_help=True, help="Reconstruct an image from measurements.")
@@ -24,6 +31,7 @@ Prior = Annotated[str, typer.Option(help="A shipped prior's name, or the path of
 Precision = Annotated[
     Literal["float32", "bfloat16", "auto"], typer.Option(help="Of the prior; auto: bfloat16 where it costs nothing.")
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with OUT.run, which ctrl-C or a crash leaves.")]
 Iterations = Annotated[int, typer.Option(help="Iterations at most.")]
 
 
@@ -49,7 +57,10 @@ def demo(out: Out = Path("demo_output"), overwrite: Overwrite = False) -> None:
     epilog=example("pnp-lofi train natural -o mine.safetensors --steps 2000   (ctrl-C, then the same with --resume)")
 )
 def train(
-    images: Annotated[str, typer.Argument(help='"natural", "radio" (both procedural), or a folder of images.')],
+    images: Annotated[
+        str,
+        typer.Argument(help='"natural", "radio", a folder, or a recipe: denoise, ldct, massmap, transpose.'),
+    ],
     out: Out,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 16 and a margin.")] = None,
@@ -117,6 +128,7 @@ def inpaint(
     iterations: Iterations = 50,
     precision: Precision = "auto",
     seed: int = 0,
+    resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Fill in the pixels that were not measured."""
@@ -126,7 +138,7 @@ def inpaint(
         raise ValueError("give either --keep (simulate a loss) or --mask (which pixels were measured)")
     report = inpaint_file(
         image, out, keep=keep, mask=mask, prior=prior, sigma=sigma, iterations=iterations, precision=precision,
-        seed=seed, overwrite=overwrite,
+        seed=seed, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     _finish(out, report, overwrite)
 
@@ -183,14 +195,18 @@ def solve_radio(
     ] = None,
     iterations: Iterations = 50,
     precision: Precision = "float32",
+    error_bars: Annotated[
+        int | None, typer.Option(help="Also OUT_std.fits, from so many draws of the posterior; some 200 are good.")
+    ] = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Image visibilities: FITS of sky, dirty image and residual, a PNG of all, a JSON of what was run."""
+    """Image visibilities: FITS of sky, dirty image, residual and error bars, a PNG of all, a JSON of what was run."""
     from pnp_lofi.radio import image_file
 
     report = image_file(
         observation, out, size=size, cell=cell, prior=prior, sigma=sigma, iterations=iterations, precision=precision,
-        overwrite=overwrite,
+        error_bars=error_bars, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     _finish(out, report, overwrite)
 
@@ -237,7 +253,10 @@ def main() -> None:
     """Entry point: an error of the user's is one line, not a traceback."""
     warnings.showwarning = _show_warning
     try:
-        app()
+        if sys.argv[1:2] == ["train"] and sys.argv[2:3] and sys.argv[2] in RECIPES:
+            import_module(f"pnp_lofi.recipes.{sys.argv[2]}").app(["train", *sys.argv[3:]], prog_name="pnp-lofi")
+        else:
+            app()
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
         text = escape(" ".join(str(error).split()))
         Console(stderr=True).print(f"[red]error[/red]: {text}", highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from deepinv.physics import LinearPhysics
@@ -14,6 +14,17 @@ SINGULAR = 4.0  # roundings of the largest eigenvalue seen, below which an eigen
 TRUSTED = 10.0  # roundings of b, below which CG's own residual falls whatever x is
 SETTLED = 1e-4  # relative residual of an eigenvector at which its value, good to the square of that, is found
 BREAKDOWN = 1e-6  # relative size of a Lanczos vector that is only rounding: the Krylov space is exhausted
+
+
+class Reduce(Protocol):
+    """The sum ("sum") or largest ("max") of a tensor's values over the processes that hold the parts of an image."""
+
+    def __call__(self, t: Tensor, op: str = "sum") -> Tensor: ...
+
+
+def whole(t: Tensor, op: str = "sum") -> Tensor:
+    """The :class:`Reduce` of an image in one process: the tensor itself."""
+    return t
 
 
 class ConvergenceWarning(UserWarning):
@@ -80,6 +91,7 @@ def conjugate_gradient(
     tol: float = 1e-5,
     max_iter: int = 50,
     precondition: Linear | None = None,
+    reduce: Reduce = whole,
 ) -> tuple[Tensor, CGInfo]:
     """Solve N x = b for a self-adjoint N >= 0 that acts on each item of the batch alike.
 
@@ -92,48 +104,55 @@ def conjugate_gradient(
     :param torch.Tensor init: where to start, the shape of b; default zero, as for items that are farther off than zero.
     :param float tol: relative residual; int max_iter: steps at most.
     :param Callable precondition: M, self-adjoint and positive, near N^-1; default the identity.
+    :param Reduce reduce: where b is a part of an image, over whose parts inner products are summed.
     :returns: x and a :class:`CGInfo`.
     :raises ValueError: if init does not have the shape of b.
     Source: Hestenes and Stiefel 1952.
     """
     if init is not None and init.shape != rhs.shape:
         raise ValueError(f"init must have the shape of rhs, {tuple(rhs.shape)}, got {tuple(init.shape)}")
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return reduce(_dot(a, b))
+
     spread = (-1,) + (1,) * (rhs.ndim - 1)
-    largest = rhs.abs().flatten(1).amax(1).view(spread)
+    largest = reduce(torch.linalg.vector_norm(rhs.flatten(1), math.inf, dim=1), "max").view(spread)
     unit = torch.where(largest > 0, largest, 1)
-    b = rhs / unit
-    size = _dot(b, b).sqrt()
-    x, r = torch.zeros_like(b), b.clone()
+    r = rhs / unit
+    size = dot(r, r).sqrt()
+    x = torch.zeros_like(r)
     if init is not None:
-        start = init.to(b.dtype) / unit
-        rest = b - normal(start)
-        nearer = (_dot(rest, rest).sqrt() < size).view(spread)
+        start = init.to(r.dtype) / unit
+        rest = r - normal(start)
+        nearer = (dot(rest, rest).sqrt() < size).view(spread)
         x, r = torch.where(nearer, start, x), torch.where(nearer, rest, r)
+        del start, rest  # images may be large
     z = r if precondition is None else precondition(r)
-    p, power, iterations = z.clone(), _dot(r, z), 0
-    square = power if precondition is None else _dot(r, r)
-    eps, tiny, steepest = torch.finfo(b.dtype).eps, torch.finfo(b.dtype).tiny, torch.zeros_like(power)
+    p, power, iterations = z.clone(), dot(r, z), 0
+    square = power if precondition is None else dot(r, r)
+    eps, tiny, steepest = torch.finfo(r.dtype).eps, torch.finfo(r.dtype).tiny, torch.zeros_like(power)
     active = (square.sqrt() > tol * size) & (power > tiny)
     while iterations < max_iter and bool(active.any()):
         q = normal(p)
-        curvature, length = _dot(p, q), _dot(p, p)
+        curvature, length = dot(p, q), dot(p, p)
         steepest = torch.maximum(steepest, curvature / length.clamp(min=tiny))
         active = active & (curvature > SINGULAR * eps * steepest * length)
         step = torch.where(active, power / curvature, 0).to(x.dtype).view(spread)
         x.addcmul_(p, step)
         r.addcmul_(q, -step)
+        del q
         z = r if precondition is None else precondition(r)
-        new = torch.where(active, _dot(r, z), power)
+        new = torch.where(active, dot(r, z), power)
         p.mul_(torch.where(active, new / power, 0).to(x.dtype).view(spread)).add_(z)
-        square = torch.where(active, new if precondition is None else _dot(r, r), square)
+        square = torch.where(active, new if precondition is None else dot(r, r), square)
         active = active & (square.sqrt() > tol * size) & (new > tiny)
         power, iterations = new, iterations + 1
     residual = square.sqrt() / torch.where(size > 0, size, 1)
     doubtful = (residual < TRUSTED * eps) & (size > 0)
     if bool(doubtful.any()):
-        rest = b - normal(x)
-        residual = torch.where(doubtful, _dot(rest, rest).sqrt() / size, residual)
-    return x * unit, CGInfo(iterations, residual, bool((residual <= tol).all()))
+        rest = rhs / unit - normal(x)
+        residual = torch.where(doubtful, dot(rest, rest).sqrt() / size, residual)
+    return x.mul_(unit), CGInfo(iterations, residual, bool((residual <= tol).all()))
 
 
 class _DampedSolve(torch.autograd.Function):
@@ -171,19 +190,28 @@ def damped_solve(
     tol: float = 1e-5,
     max_iter: int = 50,
     precondition: Linear | None = None,
+    reduce: Reduce = whole,
 ) -> tuple[Tensor, CGInfo]:
     """(N + alpha)^-1 b by conjugate gradients; differentiable in b and alpha, any number of times, by further solves
     (implicitly), which warn if they do not reach the tolerance.
 
     :param float alpha: >= 0, or a tensor that broadcasts against b.
     :param Callable precondition: self-adjoint and positive, near (N + alpha)^-1.
+    :param Reduce reduce: as in :func:`conjugate_gradient`. The derivative in alpha is then that of the part held here.
     """
     infos: list[CGInfo] = []
 
     def solve(b: Tensor, alpha: Tensor) -> Tensor:
         start = init if not infos else None  # the first call is ours, later ones are derivatives
+        damping = alpha.to(b.dtype)
         x, info = conjugate_gradient(
-            lambda v: normal(v) + alpha * v, b, start, tol=tol, max_iter=max_iter, precondition=precondition
+            lambda v: torch.addcmul(normal(v), v, damping),
+            b,
+            start,
+            tol=tol,
+            max_iter=max_iter,
+            precondition=precondition,
+            reduce=reduce,
         )
         if infos and not info.converged:
             what = f"a derivative by conjugate gradients {shortfall(info, max_iter, tol)}"
@@ -236,7 +264,8 @@ def solve_normal(
     alpha = checked_alpha(alpha, rhs)
     if hasattr(op, "solve_normal"):
         return op.solve_normal(rhs, alpha, init=init, tol=tol, max_iter=max_iter)
-    return damped_solve(op.A_adjoint_A, rhs, alpha, init, tol=tol, max_iter=max_iter)
+    reduce = getattr(op, "reduce", whole)
+    return damped_solve(op.A_adjoint_A, rhs, alpha, init, tol=tol, max_iter=max_iter, reduce=reduce)
 
 
 @torch.no_grad()
@@ -246,7 +275,7 @@ def operator_norm(op: LinearPhysics, like: Tensor, *, iterations: int = 30, seed
     One application of A^H A a step, as in power iteration, whose vectors span the same space; taking the best vector
     of the whole space gives in 30 steps what power iteration needs hundreds for. The value is approached from below.
 
-    :param LinearPhysics op: forward operator A.
+    :param LinearPhysics op: forward operator A; on a strip of the image (its ``strips``) with the answer of the whole.
     :param torch.Tensor like: (B, C, H, W), an image with the shape, dtype and device to work in; its values are unused.
     :param int iterations: steps at most.
     :param int seed: of the first vector, the same on every device.
@@ -254,14 +283,18 @@ def operator_norm(op: LinearPhysics, like: Tensor, *, iterations: int = 30, seed
     Source: Golub and Van Loan, Matrix Computations, section 10.1.
     """
     generator = torch.Generator().manual_seed(seed)
-    v = torch.randn((1, *like.shape[1:]), dtype=like.dtype, generator=generator).to(like.device)
-    v = v / v.norm()
+    strips, reduce = getattr(op, "strips", None), getattr(op, "reduce", whole)
+    if strips is None:
+        v = torch.randn((1, *like.shape[1:]), dtype=like.dtype, generator=generator).to(like.device)
+    else:
+        v = strips.normal((1, *like.shape[1:-2]), like.dtype, generator).to(like.device)
+    v = v / _norm(v, reduce)
     before, diagonal, off = torch.zeros_like(v), [], [0.0]
     for _ in range(iterations):
         w = op.A_adjoint_A(v)
-        diagonal.append(float(_dot(v, w)))
+        diagonal.append(float(reduce(_dot(v, w))))
         w = w - diagonal[-1] * v - off[-1] * before
-        size = float(w.norm())
+        size = float(_norm(w, reduce))
         if not math.isfinite(size):
             raise ValueError("A^H A of a finite image is NaN or inf; check the operator's geometry and weights")
         off.append(size)
@@ -270,6 +303,13 @@ def operator_norm(op: LinearPhysics, like: Tensor, *, iterations: int = 30, seed
             break  # the first is ||A^H A u - value u|| of the best vector u so far
         before, v = v, w / size
     return value
+
+
+def _norm(v: Tensor, reduce: Reduce) -> Tensor:
+    own = v.norm()
+    square = own.double().square()
+    total = reduce(square)
+    return own if total is square else total.sqrt().to(own.dtype)  # whole images to the last bit
 
 
 def _largest(diagonal: list[float], off: list[float]) -> tuple[float, Tensor]:

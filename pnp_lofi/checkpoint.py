@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 
+from pnp_lofi.baselines import Baseline
 from pnp_lofi.lofi import LoFi
 from pnp_lofi.shared import SharedLoFi
 
 FORMAT = 1
 KEY = "pnp_lofi"
-ARCHITECTURES: dict[str, type[LoFi] | type[SharedLoFi]] = {"LoFi": LoFi, "SharedLoFi": SharedLoFi}
+ARCHITECTURES: dict[str, type[Any]] = {"LoFi": LoFi, "SharedLoFi": SharedLoFi, "Baseline": Baseline}
 
 
 def shipped() -> list[str]:
@@ -44,7 +45,10 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor]
     """Write a safetensors file with a JSON header, whole or not at all."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {KEY: json.dumps(header)}))
+    part.touch()
+    mode = part.stat().st_mode  # save_file writes without a copy in memory, but for the owner alone
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {KEY: json.dumps(header)})
+    part.chmod(mode)
     os.replace(part, path)
 
 
@@ -75,8 +79,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     return tensors, header
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: LoFi | SharedLoFi, **about: Any) -> None:
-    """Write a network.
+def save_checkpoint(path: str | os.PathLike[str], model: Any, **about: Any) -> None:
+    """Write a network, of a kind that :func:`load_checkpoint` reads.
 
     :param about: what the header tells besides the architecture: ``sigma_range`` [units of value_range],
         ``value_range``, ``trained_on``, ``command``, ``metrics``. JSON values only.
@@ -85,7 +89,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: LoFi | SharedLoFi, **ab
     write_tensors(path, model.state_dict(), header)
 
 
-def load_checkpoint(name: str | os.PathLike[str]) -> tuple[LoFi | SharedLoFi, dict[str, Any]]:
+def load_checkpoint(name: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     """Read a network by shipped name or path.
 
     :returns: the network in eval mode, and the header.

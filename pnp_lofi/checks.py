@@ -1,11 +1,15 @@
 """Whether tensors are what an operator takes; each error says what was expected, what came, how to mend it."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from deepinv.optim import Prior
 from deepinv.utils import TensorList
 from torch import Tensor
+
+from pnp_lofi.dense import finite
 
 Shape = tuple[int, int]
 REAL_TO_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
@@ -50,7 +54,7 @@ def check_tensor(
         raise TypeError(f"{what} expects {name} of dtype {names}, got {t.dtype}; {mend}")
     if t.device != device:
         raise ValueError(f"{name} is on {t.device}, the operator on {device}; move one with .to()")
-    if not bool(torch.isfinite(t.detach()).all()):
+    if not finite(t.detach()):
         raise ValueError(f"{name} holds NaN or inf; {mend_nan}")
 
 
@@ -84,3 +88,24 @@ def checked_shape(size: Sequence[int]) -> Shape:
     if not isinstance(size, Sequence) or len(size) != 2 or any(int(n) != n or n < 1 for n in size):
         raise ValueError(f"the image size must be (rows, columns), two positive integers, got {size}")
     return int(size[0]), int(size[1])
+
+
+def check_prior(prior: Any) -> None:
+    """:raises TypeError: unless ``prior(x, sigma)`` is a call that can be."""
+    if isinstance(prior, str):
+        raise TypeError(f"prior must be a denoiser, got the name {prior!r}; use LoFiPrior({prior!r})")
+    if isinstance(prior, Prior):
+        raise TypeError(f"prior must be a denoiser, got deepinv's {type(prior).__name__}; pass the denoiser inside it")
+    name = prior.__name__ if isinstance(prior, type) else type(prior).__name__
+    if not callable(prior) or isinstance(prior, type):
+        raise TypeError(f"prior must be a denoiser such as LoFiPrior('natural'), got {name}")
+    try:
+        signature = inspect.signature(prior.forward if isinstance(prior, torch.nn.Module) else prior)
+    except (TypeError, ValueError):  # compiled: nothing is known of it
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"prior must be a denoiser that is called as prior(x, sigma), {name} is called as {name}{signature}"
+        ) from error

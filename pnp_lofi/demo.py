@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from pnp_lofi.admm import ADMM
 from pnp_lofi.figures import Panel, save_figure
 from pnp_lofi.files import check_writable, write_json
 from pnp_lofi.images import load_image
+from pnp_lofi.memory import peak_memory_mb
 from pnp_lofi.metrics import psnr
 from pnp_lofi.operators import Mask, random_mask
 from pnp_lofi.parameters import mean_eigenvalue
@@ -99,15 +99,6 @@ def solve_case(name: str, method: str) -> tuple[Tensor, dict[str, Any]]:
     row = {"problem": name, "method": method, "psnr": psnr(x, case.truth), "ssim": similarity, "seconds": seconds,
            "peak_memory_mb": peak_memory_mb()}  # fmt: skip
     return x, row
-
-
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process; VmHWM where there is one, as ru_maxrss starts from the parent's."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def run(out: str | os.PathLike[str], *, overwrite: bool = False) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 def snr(x: Tensor, truth: Tensor) -> float:
     """20 log10(||truth|| / ||x - truth||) [dB], as the radio papers report it."""
-    return _decibel(float(truth.double().norm()), float((x - truth).double().norm()))
+    return decibel(float(truth.double().norm()), float((x - truth).double().norm()))
 
 
 def psnr(x: Tensor, truth: Tensor, value_range: float | None = None) -> float:
@@ -16,10 +16,11 @@ def psnr(x: Tensor, truth: Tensor, value_range: float | None = None) -> float:
     :param float value_range: default max - min of the truth, as in the LoFi paper.
     """
     span = float(truth.max() - truth.min()) if value_range is None else value_range
-    return _decibel(span, float((x - truth).double().square().mean().sqrt()))
+    return decibel(span, float((x - truth).double().square().mean().sqrt()))
 
 
-def _decibel(signal: float, error: float) -> float:
+def decibel(signal: float, error: float) -> float:
+    """20 log10(signal / error) [dB]."""
     if error == 0:
         return math.inf
     return 20 * math.log10(signal / error) if signal > 0 else -math.inf

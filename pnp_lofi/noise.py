@@ -8,11 +8,14 @@ from deepinv.physics import LinearPhysics, NoiseModel
 from deepinv.utils import TensorList
 from torch import Tensor
 
+from pnp_lofi.reduction import over_processes
+
 ROUNDS, STEADY = 8, 0.03  # at most; relative change at which the level counts as found
 START = 0.3  # of the rms of the data: from above
 # (part, q): so much of |n| lies below q, n standard normal. The quiet places decide, the more so the more there are.
 LOW, MIDDLE = (0.1, 0.12566), (0.3, 0.38532)
 MANY = 10_000  # differences from which on the lower part is taken
+PART = 2**20  # data looked at at once
 FEW = 200  # whole blocks below which pairs of neighbours are taken
 
 
@@ -55,14 +58,20 @@ def estimate_image_noise(x: Tensor, mask: Tensor | None = None) -> float:
     return float(difference.abs().flatten().kthvalue(rank).values) / terms**0.5 / quantile
 
 
-def residual_level(y: Tensor | TensorList, prediction: Tensor | TensorList) -> float:
-    """rms of y - A x per real component, over the data that are not exactly zero (not measured)."""
+def residual_level(y: Tensor | TensorList, prediction: Tensor | TensorList, op: Any = None) -> float:
+    """rms of y - A x per real component, over the data that are not exactly zero (not measured).
+
+    :param op: the operator; its ``reduce``, where it has one, adds up what the processes hold.
+    """
     square, seen = 0.0, 0
     pairs = zip(y, prediction, strict=True) if isinstance(y, TensorList) else [(y, prediction)]
     for data, modelled in pairs:
-        square += float((data - modelled).abs()[data != 0].double().square().sum())
-        seen += int((data != 0).sum()) * (2 if data.is_complex() else 1)
-    return (square / max(seen, 1)) ** 0.5
+        parts = zip(data.flatten().split(PART), modelled.flatten().split(PART), strict=True)
+        for a, b in parts:
+            square += float((a - b).abs()[a != 0].double().square().sum())
+            seen += int((a != 0).sum()) * (2 if data.is_complex() else 1)
+    total = over_processes(op, torch.tensor([square, seen], dtype=torch.float64), "sum")
+    return float(total[0] / total[1].clamp_min(1)) ** 0.5
 
 
 def misfit_level(op: LinearPhysics, y: Tensor, x: Tensor | None) -> float:
@@ -73,7 +82,7 @@ def misfit_level(op: LinearPhysics, y: Tensor, x: Tensor | None) -> float:
     """
     if hasattr(op, "residual_level"):
         return float(op.residual_level(y, x))
-    return residual_level(y, torch.zeros_like(y) if x is None else op.A(x))
+    return residual_level(y, torch.zeros_like(y) if x is None else op.A(x), op)
 
 
 def estimate_noise(op: LinearPhysics, y: Tensor, reconstruct: Callable[[float, Tensor | None], Tensor]) -> float:

@@ -19,6 +19,15 @@ def transform(kind: int, data: Tensor, uv: Tensor, shape: Shape, eps: float) -> 
     return backend(kind, data.to(torch.complex128).contiguous(), uv, shape, eps).to(data.dtype)
 
 
+def rows_from(first: int, values: Tensor, uv: Tensor, shape: Shape, eps: float) -> Tensor:
+    """Kind 1 onto the rows first, first + 1, ... instead of those about zero.
+
+    :param torch.Tensor values: (T, m) complex128. :returns: (T, *shape).
+    """
+    phase = uv[0] * (first + shape[0] // 2)  # a grid has its zero at n//2
+    return transform(1, values * torch.polar(torch.ones_like(phase), phase), uv, shape, eps)
+
+
 def by_finufft(kind: int, data: Tensor, uv: Tensor, shape: Shape, eps: float) -> Tensor:
     import finufft
 

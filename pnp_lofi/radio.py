@@ -17,8 +17,11 @@ from pnp_lofi.files import check_writable
 from pnp_lofi.fits import sky_header, write_fits
 from pnp_lofi.observation import Observation, read_observation
 from pnp_lofi.operators import NUFFT, StreamedNUFFT, default_cell, meerkat_uvw, uv_radians, w_phase
+from pnp_lofi.posterior import FEWEST, Posterior
 from pnp_lofi.priors import LoFiPrior
+from pnp_lofi.resumable import run_file, solve_resumably
 from pnp_lofi.solution import Solution
+from pnp_lofi.uncertainty import Uncertainty
 
 SIZE = 512  # side of an image where nothing says otherwise [pixel]
 W_WARNING = 0.5  # neglected w phase at the image's edge [rad] from which on we say so
@@ -116,13 +119,22 @@ class RadioImage:
     noise: float
 
 
-def image(op: NUFFT | StreamedNUFFT, y: Tensor, prior: Denoiser, **solver: Any) -> RadioImage:
+def image(
+    op: NUFFT | StreamedNUFFT,
+    y: Tensor,
+    prior: Denoiser,
+    *,
+    truth: Tensor | None = None,
+    run: Path | None = None,
+    **solver: Any,
+) -> RadioImage:
     """Reconstruct a nonnegative sky and what a radio astronomer looks at beside it.
 
-    :param solver: keyword arguments of :class:`ADMM` and ``truth``.
+    :param torch.Tensor truth: to measure against.
+    :param Path run: file of an interrupted run to go on with, or to keep this one in until it is done.
+    :param solver: keyword arguments of :class:`ADMM`.
     """
-    truth = solver.pop("truth", None)
-    solution = ADMM(op, prior, nonneg=True, **solver).solve(y, truth=truth)
+    solution = solve_resumably(ADMM(op, prior, nonneg=True, **solver), y, run, truth)
     residual = op.dirty(y - op.A(solution.x))
     return RadioImage(solution, op.dirty(y)[0, 0], residual[0, 0], op.dirty_noise(solution.metrics["sigma_n"]))
 
@@ -137,22 +149,31 @@ def image_file(
     sigma: float | None = None,
     iterations: int = 50,
     precision: Any = "float32",
+    error_bars: int | None = None,
+    resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Image OBS.h5: writes OUT.fits, OUT_dirty.fits, OUT_residual.fits and OUT.png.
+    """Image OBS.h5: writes OUT.fits, OUT_dirty.fits, OUT_residual.fits and OUT.png, with error bars OUT_std.fits.
 
     :param int size: side of the image [pixel]; default the truth's, else 512.
     :param float cell: pixel size [arcsec]; default the observation's.
     :param float sigma: noise per real component of the whitened data; default from the weights, else estimated.
+    :param bool resume: go on with OUT.fits.run, which an interrupted run leaves.
+    :param int error_bars: draws from the posterior, at least 8; None: no error bars.
     :returns: what was run and its figures.
     """
+    if error_bars is not None and error_bars < FEWEST:
+        raise ValueError(f"error bars need at least {FEWEST} draws, got {error_bars}; some 200 are good")
     out = Path(out)
     if out.suffix.lower() not in (".fits", ".fit"):
         raise ValueError(f"the output is a FITS file, name it .fits; got {out}")
     kinds = {"": "Jy/pixel", "_dirty": "Jy/beam", "_residual": "Jy/beam"}
+    if error_bars is not None:
+        kinds["_std"] = "Jy/pixel"
     paths = {kind: out.with_name(f"{out.stem}{kind}{out.suffix}") for kind in kinds}
     for path in (*paths.values(), out.with_suffix(".png"), out.with_suffix(".json")):
         check_writable(path, overwrite=overwrite)
+    run = run_file(out, resume=resume, overwrite=overwrite)
     if sigma is not None and not 0 < sigma < float("inf"):
         raise ValueError(f"sigma must be finite and > 0, got {sigma}; leave it out to have it estimated")
     network = LoFiPrior(prior, precision=precision)
@@ -163,22 +184,42 @@ def image_file(
     fits_truth = obs.truth is not None and obs.truth.shape == shape and cell in (None, obs.cell)
     truth = torch.as_tensor(obs.truth)[None, None] if fits_truth else None
     op, y = measurement(obs, shape, cell=cell)
-    found = image(op, y, network, sigma_n=sigma, max_iter=iterations, progress=True, truth=truth)
+    found = image(op, y, network, sigma_n=sigma, max_iter=iterations, progress=True, truth=truth, run=run)
     pictures = {"": found.solution.x[0, 0], "_dirty": found.dirty, "_residual": found.residual}
+    bars = error_bars_of(op, y, network, found.solution, error_bars) if error_bars is not None else None
+    if bars is not None:
+        pictures["_std"] = bars.std[0, 0]
     for kind, unit in kinds.items():
         header = sky_header(shape, cell or obs.cell, obs.phase_centre, unit, TELESCOP=obs.telescope)
         write_fits(paths[kind], pictures[kind].numpy(), header, overwrite=overwrite)
-    panels = sky_panels(found, truth)
+    panels = sky_panels(found, truth, bars)
     save_figure(out.with_suffix(".png"), panels, sky=True, title=obs.description[:120], overwrite=overwrite)
     rms = float(found.residual.square().mean().sqrt())
+    told = found.solution.metrics | ({} if bars is None else _told(bars))
     return {"observation": str(observation), "visibilities": y.shape[-1], "shape": list(shape),
             "cell_arcsec": cell or obs.cell, "prior": prior, "status": found.solution.status,
             "iterations": found.solution.iterations, "flux_jy": float(found.solution.x.sum()),
-            "residual_rms_jy_per_beam": rms, "noise_jy_per_beam": found.noise} | found.solution.metrics  # fmt: skip
+            "residual_rms_jy_per_beam": rms, "noise_jy_per_beam": found.noise} | told  # fmt: skip
 
 
-def sky_panels(found: RadioImage, truth: Tensor | None = None) -> list[Panel]:
-    """Dirty image, reconstruction on an asinh scale, residual on +-5 times the noise, and the truth if known."""
+def error_bars_of(
+    op: NUFFT | StreamedNUFFT, y: Tensor, prior: Denoiser, solution: Solution, samples: int
+) -> Uncertainty:
+    """Error bars of a reconstruction, at its noise level, with a progress bar; std is in its units [Jy/pixel]."""
+    sigma_n = solution.metrics["sigma_n"]
+    sampler = Posterior(op, prior, sigma_n=sigma_n, samples=samples, nonneg=True, progress=True)
+    return sampler.sample(y, x0=solution.x)
+
+
+def _told(bars: Uncertainty) -> dict[str, Any]:
+    return {"error_bar_draws": bars.count, "error_bar_independent_draws": float(bars.ess.min()),
+            "error_bar_rhat": float(torch.maximum(bars.rhat, bars.rhat_std).max()),
+            "error_bar_median": float(bars.std.median()), "error_bar_seconds": bars.metrics["seconds"]}  # fmt: skip
+
+
+def sky_panels(found: RadioImage, truth: Tensor | None = None, bars: Uncertainty | None = None) -> list[Panel]:
+    """Dirty image, reconstruction on an asinh scale, residual on +-5 times the noise, error bars if drawn, and the
+    truth if known."""
     x = found.solution.x[0, 0]
     peak = float(x.max() if truth is None else truth.max())
     stretch = STRETCH / peak if peak > 0 else 0.0
@@ -187,6 +228,8 @@ def sky_panels(found: RadioImage, truth: Tensor | None = None) -> list[Panel]:
         Panel("LoFi-ADMM (asinh)", x, (0.0, peak), "inferno", stretch, "Jy/pixel"),
         Panel("residual", found.residual, (-5 * found.noise, 5 * found.noise), "RdBu_r", unit="Jy/beam, +-5 noise"),
     ]
+    if bars is not None:
+        panels.append(Panel("error bar (1 std)", bars.std[0, 0], cmap="viridis", unit="Jy/pixel"))
     if truth is not None:
         panels.append(Panel("truth (asinh)", truth[0, 0], (0.0, peak), "inferno", stretch, "Jy/pixel"))
     return panels

@@ -7,12 +7,14 @@ import torch
 from deepinv.models import Denoiser
 from torch import Tensor
 
+from pnp_lofi.cg import Reduce, whole
 from pnp_lofi.checkpoint import load_checkpoint
 from pnp_lofi.dense import has_bfloat16
-from pnp_lofi.lofi import LoFi
+from pnp_lofi.lofi import FILTER_COPIES, LoFi
 from pnp_lofi.shared import SharedLoFi
 
 Precision = Literal["float32", "bfloat16", "auto"]
+PLENTY, PLENTY_GPU = 64.0, 1024.0  # MB, with which the networks' own chunks work
 BF16_FLOOR = 0.02  # sigma over the image's range above which bfloat16 costs < 0.01 dB (benchmarks/denoise.py)
 
 
@@ -61,11 +63,22 @@ class LoFiPrior(Denoiser):
         self.sigma, self.scale, self.nonneg, self.precision = sigma, scale, nonneg, precision
         self.memory: dict[str, Any] = {"chunk": chunk, "max_memory": max_memory}
 
-    def forward(self, x: Tensor, sigma: float | Tensor | None = None, **kwargs: Any) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sigma: float | Tensor | None = None,
+        *,
+        reduce: Reduce = whole,
+        max_memory: float | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         """Denoise.
 
         :param torch.Tensor x: (B, C, H, W).
         :param sigma: standard deviation of the noise [units of x]: number, (B,), or map (B, 1, H, W).
+        :param float max_memory: working memory beyond x and :meth:`working_memory` [MB], in place of what was said when
+            the prior was made, unless that was a chunk; a budget that does not make it faster is not used.
+        :param Reduce reduce: where x is a part of an image, over whose parts extremes are taken.
         :returns: (B, C, H, W).
         :raises ValueError: for a wrong number of channels, sigma missing or not positive.
         """
@@ -78,33 +91,69 @@ class LoFiPrior(Denoiser):
                 f"this prior was trained on {need} channels, got an image of shape {tuple(x.shape)}; "
                 "use a prior of as many channels or of one"
             )
+        memory = self._memory(max_memory, x)
         if need == 1 and channels > 1:
             folded = x.reshape(-1, 1, *x.shape[-2:])
-            return self._denoise(folded, _per_channel(sigma, x)).reshape(x.shape)
-        return self._denoise(x, sigma)
+            return self._denoise(folded, _per_channel(sigma, x), reduce, memory).reshape(x.shape)
+        return self._denoise(x, sigma, reduce, memory)
 
-    def _denoise(self, x: Tensor, sigma: float | Tensor | None) -> Tensor:
+    def working_memory(self, x: Tensor) -> int:
+        """Bytes that a call needs beyond x, with its result, whatever the chunk.
+
+        :param torch.Tensor x: (B, C, H, W), whose values are not looked at.
+        """
+        images = 2 if self.nonneg or not isinstance(self.model, SharedLoFi) else 1
+        return images * x.numel() * x.element_size() + self._filtered(x)
+
+    def _filtered(self, x: Tensor) -> int:
+        """Bytes of what a filter makes, which LoFi counts as a part of max_memory."""
+        model = self.model
+        if not isinstance(model, LoFi) or model.filter is None:
+            return 0
+        return FILTER_COPIES * model.seen_channels * x[:, :1].numel() * x.element_size()
+
+    def _memory(self, max_memory: float | None, x: Tensor) -> dict[str, Any]:
+        """What the network is told: a chunk, or a budget."""
+        mine = self.memory
+        if max_memory is None or mine["chunk"] is not None:
+            return mine
+        if mine["max_memory"] is None and max_memory >= (PLENTY if x.device.type == "cpu" else PLENTY_GPU):
+            return mine
+        given = max_memory + self._filtered(x) / 2**20
+        return {"chunk": None, "max_memory": min(given, mine["max_memory"] or given)}
+
+    def _denoise(self, x: Tensor, sigma: float | Tensor | None, reduce: Reduce, memory: dict[str, Any]) -> Tensor:
         if self.model.equivariant:
-            out = self.model(x, sigma, compute_dtype=self._compute_dtype(x, sigma), **self.memory)
+            out = self.model(x, sigma, compute_dtype=self._compute_dtype(x, sigma, reduce), **memory)
         else:
-            scale: float | Tensor = self.scale if self.scale != "auto" else x.abs().amax((1, 2, 3), keepdim=True)
-            out = self.model(x / scale, **self.memory) * scale
+            scale: float | Tensor = (
+                self.scale if self.scale != "auto" else reduce(x.abs().amax((1, 2, 3), keepdim=True), "max")
+            )
+            out = self.model(x / scale, **memory) * scale
         return out.clamp_min(0) if self.nonneg else out
 
-    def _compute_dtype(self, x: Tensor, sigma: float | Tensor | None) -> torch.dtype | None:
+    def _compute_dtype(self, x: Tensor, sigma: float | Tensor | None, reduce: Reduce) -> torch.dtype | None:
         if self.precision == "bfloat16":
             return torch.bfloat16
         if self.precision == "float32" or x.dtype != torch.float32 or not has_bfloat16(x.device):
             return None
         low, high = torch.aminmax(x.detach())
-        loud = float(torch.as_tensor(sigma).min()) >= BF16_FLOOR * float(high - low)
+        quietest = torch.as_tensor(sigma).detach().min().to(x)
+        below, high, below_sigma = reduce(torch.stack([-low, high, -quietest]), "max").tolist()
+        loud = -below_sigma >= BF16_FLOOR * (high + below)
         return torch.bfloat16 if loud else None
 
 
 def _per_channel(sigma: float | Tensor | None, x: Tensor) -> float | Tensor | None:
     """The noise level of (B, C, H, W) for its channels as images (B C, 1, H, W)."""
-    if not isinstance(sigma, Tensor) or sigma.numel() == 1:
+    if sigma is None or isinstance(sigma, int | float):
         return sigma
-    if sigma.ndim == 1:
+    sigma = torch.as_tensor(sigma)
+    if sigma.ndim == 1 and len(sigma) > 1:
         return sigma.repeat_interleave(x.shape[1])
-    return sigma.expand(*x.shape[:2], *x.shape[2:]).reshape(-1, 1, *x.shape[-2:])
+    if sigma.ndim != 4 or sigma.numel() == 1:
+        return sigma
+    if any(m not in (1, n) for n, m in zip(x.shape, sigma.shape, strict=True)):
+        size = (len(x), 1, *x.shape[-2:])
+        raise ValueError(f"sigma must be a number, ({len(x)},) or a map {size}, got shape {tuple(sigma.shape)}")
+    return sigma.expand(x.shape).reshape(-1, 1, *x.shape[-2:])

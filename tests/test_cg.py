@@ -210,11 +210,12 @@ def test_second_derivatives_in_gamma(boundary: str) -> None:
 
 
 def test_a_derivative_that_stops_early_warns() -> None:
-    A = torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(12))
+    generator = torch.Generator().manual_seed(12)
+    A, weights = (torch.randn(n, 20, dtype=torch.float64, generator=generator) for n in (20, 1))
     b = torch.zeros(1, 20, dtype=torch.float64, requires_grad=True)  # solved in no step
     x = damped(A, b, torch.tensor(0.1), max_iter=3)
     with pytest.warns(ConvergenceWarning, match=r"a derivative by conjugate gradients stopped after 3 of 3 steps"):
-        x.backward(torch.randn(1, 20, dtype=torch.float64))
+        x.backward(weights)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        damped(A, b, torch.tensor(0.1)).backward(torch.randn(1, 20, dtype=torch.float64))
+        damped(A, b, torch.tensor(0.1)).backward(weights)

@@ -313,7 +313,7 @@ def test_train_on_a_folder_and_resume(run, files, monkeypatch):
     refused(run(f"{line} -o whole.safetensors"), "exists; pass --overwrite")
     refused(run(f"{line} --resume -o none.safetensors"), "nothing to resume")
 
-    advance, steps = sources.train.__globals__["_Run"].advance, []
+    advance, steps = sources.train.__globals__["Learner"].advance, []
 
     def interrupted(self: Any) -> Any:
         steps.append(1)
@@ -322,7 +322,7 @@ def test_train_on_a_folder_and_resume(run, files, monkeypatch):
         return advance(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sources.train.__globals__["_Run"], "advance", interrupted)
+        patched.setattr(sources.train.__globals__["Learner"], "advance", interrupted)
         result = run(f"{line} -o part.safetensors")
     assert result.code == 130 and "Traceback" not in result.err, result
     assert (files / "part.safetensors.state").exists() and not (files / "part.safetensors").exists()

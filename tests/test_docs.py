@@ -21,12 +21,16 @@ from pnp_lofi.radio import measurement
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     "docs/ct.md",
+    "docs/data.md",
     "docs/guide.md",
     "docs/lensing.md",
     "docs/network.md",
     "docs/obs_h5.md",
     "docs/operators.md",
     "docs/radio.md",
+    "docs/scaling.md",
+    "docs/solvers.md",
+    "docs/uncertainty.md",
     "README.md",
 ]
 DOCUMENTS = sorted({*PAGES, "docs/conventions.md", "CONTRIBUTING.md", "CHANGELOG.md"})

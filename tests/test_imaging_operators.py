@@ -6,7 +6,7 @@ import deepinv.physics as dinv
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from pnp_lofi.cg import damped_solve
 from pnp_lofi.leaves import dead_leaves
@@ -256,3 +256,12 @@ def test_inference_mode_leaves_nothing_behind() -> None:
         x = image(1, 1, 6, 6).requires_grad_()
         op.prox_l2(x, op.A(x), 1.0).square().sum().backward()
         assert bool(torch.isfinite(x.grad).all())
+
+
+def test_a_start_lies_where_the_kernel_says() -> None:
+    """The margins of docs/operators.md, for a kernel of even size: a kernel of one pixel, off its centre, shows x."""
+    x = image(1, 1, 12, 13)
+    kernel = torch.zeros(4, 3)
+    kernel[2, 1] = 1
+    y = Blur((12, 13), kernel, boundary="valid").A(x)
+    torch.testing.assert_close(pad(y, (1, 1, 1, 2))[..., 1:-2, 1:-1], x[..., 1:-2, 1:-1])

@@ -23,6 +23,29 @@ def test_rgb_runs_per_channel_with_one_level_or_several(tiny):
     torch.testing.assert_close(prior(x, sigma[:, None, None, None].expand(2, 1, 9, 9)), apart)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(13, 17), (1, 7), (2, 3), (5, 1)])
+def test_levels_in_every_form(tiny, channels, size):
+    """What deepinv's denoisers take, at any size: each item as if it were alone with its number."""
+    prior, x = LoFiPrior(tiny), torch.rand(2, channels, *size)
+    apart = torch.cat([prior(x[:1], 0.1), prior(x[1:], 0.3)])
+    two = torch.tensor([0.1, 0.3])
+    item = two.view(2, 1, 1, 1)
+    for sigma in (two, two.double(), [0.1, 0.3], (0.1, 0.3), two.numpy(), item, item.expand(2, 1, *size),
+                  item.expand(2, channels, *size)):  # fmt: skip
+        torch.testing.assert_close(prior(x, sigma), apart)
+    for sigma in (torch.tensor(0.2), torch.tensor([0.2]), torch.tensor([[0.2]]), [0.2], torch.full((1, 1, *size), 0.2)):
+        torch.testing.assert_close(prior(x, sigma), prior(x, 0.2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_levels_of_a_wrong_shape(tiny, channels):
+    x = torch.rand(2, channels, 9, 9)
+    for sigma in (torch.full((2, 1), 0.1), torch.full((4,), 0.1), torch.full((2, 1, 8, 9), 0.1)):
+        with pytest.raises(ValueError, match=r"sigma must be a number, .* got shape"):
+            LoFiPrior(tiny)(x, sigma)
+
+
 def test_wrong_channel_count():
     prior = LoFiPrior(LoFi(2, rays=2, rings=2, hidden=(4,), features=2, mixer=(4,)))
     with pytest.raises(ValueError, match="trained on 2 channels"):
