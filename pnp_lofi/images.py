@@ -1,8 +1,10 @@
 """Images from files and from the packages that carry free photographs."""
 
+import functools
+import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_lofi.datasets import FileSet
 from pnp_lofi.files import written_whole
 from pnp_lofi.fits import write_fits
 
@@ -110,14 +113,16 @@ def save_png(path: str | os.PathLike[str], x: Tensor, *, overwrite: bool = False
         Image.fromarray(bytes_).save(part, format="PNG")
 
 
-def image_folder(folder: str | os.PathLike[str], *, grey: bool = True) -> list[Tensor]:
-    """Every image below a folder, sorted by path.
+def image_folder(folder: str | os.PathLike[str], *, grey: bool = True, megabytes: float = math.inf) -> Sequence[Tensor]:
+    """Every image below a folder, sorted by path; sizes may differ, the number of channels may not.
 
-    :param folder: searched recursively; hidden files are left out.
+    :param folder: searched recursively; hidden files are left out. A warning tells of files that are no images by
+        their ending, and names those that are broken.
     :param bool grey: one channel each.
-    :returns: list of (C, H, W) float32.
+    :param float megabytes: as much is kept in memory; what is beyond is decoded anew each time [MB].
+    :returns: sequence of (C, H, W) float32.
     :raises FileNotFoundError: if there is no such folder.
-    :raises ValueError: if there is no image in it, or one cannot be read.
+    :raises ValueError: if there is no image in it that can be read, or if some have one channel and some three.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -131,7 +136,16 @@ def image_folder(folder: str | os.PathLike[str], *, grey: bool = True) -> list[T
     if len(found) > len(images):
         skipped = f"skipped {len(found) - len(images)} of {len(found)} files"
         warnings.warn(f"{folder}: {skipped}, not images by their ending", stacklevel=2)
-    return [load_image(f, grey=grey)[0] for f in images]
+    read = FileSet(images, functools.partial(_one_image, grey=grey), megabytes=megabytes)
+    channels = {shape[0]: path for shape, path in reversed(list(zip(read.shapes, read.paths, strict=True)))}
+    if len(channels) > 1:
+        shown = " and ".join(f"{path} has {count}" for count, path in sorted(channels.items()))
+        raise ValueError(f"the images of a folder must have as many channels: {shown}; pass grey=True for one each")
+    return read
+
+
+def _one_image(path: Path, grey: bool) -> Tensor:
+    return load_image(path, grey=grey)[0]
 
 
 def permissive_photographs(*, min_size: int = 1) -> list[Tensor]:

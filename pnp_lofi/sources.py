@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from pnp_lofi.examples import Batch, Crops, Mixture, Noisy
 from pnp_lofi.files import check_writable
 from pnp_lofi.images import image_folder, permissive_photographs
 from pnp_lofi.leaves import dead_leaves
 from pnp_lofi.metrics import psnr
 from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.skies import radio_sky
-from pnp_lofi.train import Batch, Crops, Mixture, TrainSettings, train
+from pnp_lofi.train import TrainSettings, train
 
 COUNT = 600  # procedural images of a set
 SIDE = 256  # their side [pixel]
 FIELD = 128  # side of a sky that is small as a whole [pixel]
 SCALES = (1.0, 0.7, 0.5)  # photographs are also shown shrunk
+OBJECTS = 32  # crops of a step
 TILE = 16  # side of what is learned from a crop [pixel]
 HELD_OUT = 10_000  # seed of the images that only measure
 
@@ -100,7 +102,8 @@ def train_prior(
     :param out: checkpoint to write; the state of a broken-off run is OUT.state.
     :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side.
     :param bool resume: go on from OUT.state.
-    :param settings: fields of :class:`TrainSettings`; the noise levels default to those of the kind of images.
+    :param settings: fields of :class:`TrainSettings`; objects, the crops of a step; sigma_min and sigma_max, which
+        default to those of the kind of images.
     :raises FileExistsError: if OUT or OUT.state exists and neither resume nor overwrite is asked for.
     """
     check_writable(out, overwrite=overwrite)
@@ -112,7 +115,9 @@ def train_prior(
         raise FileNotFoundError(f"nothing to resume: {out}.state does not exist; start without --resume")
     kind = images if images in LEVELS else "natural"
     low, high = LEVELS[kind]
-    chosen = TrainSettings(**({"sigma_min": low, "sigma_max": high} | settings))
+    low, high = settings.pop("sigma_min", low), settings.pop("sigma_max", high)
+    objects = settings.pop("objects", OBJECTS)
+    chosen = TrainSettings(**settings)
     torch.manual_seed(chosen.seed)
     model = SharedLoFi(**ARCHITECTURE)
     size = TILE + 2 * model.reach if size is None else size
@@ -122,8 +127,10 @@ def train_prior(
         )
     if images in LEVELS:
         make = {"natural": natural_batches, "radio": radio_batches}[kind]
-        batches, trained_on = make(size, chosen.objects, chosen.seed), TRAINED_ON[kind]
+        batches, trained_on = make(size, objects, chosen.seed), TRAINED_ON[kind]
     else:
-        batches, trained_on = folder_batches(images, size, chosen.objects), f"folder {Path(images).name}"
-    about = {"trained_on": trained_on, "crop": size, "command": command}
-    return train(model, batches, chosen, out, about=about, validate=held_out_figures(kind), resume=resume)
+        batches, trained_on = folder_batches(images, size, objects), f"folder {Path(images).name}"
+    about = {"trained_on": trained_on, "crop": size, "command": command, "objects": objects}
+    about |= {"sigma_range": [low, high], "value_range": [0.0, 1.0], "recipe": "prior"}
+    source = Noisy(batches, low, high)
+    return train(model, source, chosen, out, about=about, validate=held_out_figures(kind), resume=resume)

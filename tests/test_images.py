@@ -187,8 +187,30 @@ def test_folder(tmp_path):
     assert [tuple(x.shape) for x in image_folder(tmp_path)] == [(1, 2, 3), (1, 4, 4), (1, 5, 6)]
     (tmp_path / "notes.txt").write_text("words")
     with pytest.warns(UserWarning, match="skipped 1 of 4"):
-        images = image_folder(tmp_path, grey=False)
-    assert [tuple(x.shape) for x in images] == [(1, 2, 3), (1, 4, 4), (3, 5, 6)]
+        images = image_folder(tmp_path, megabytes=50e-6)  # 50 bytes: room for the first
+    images = pickle.loads(pickle.dumps(images))  # for data-loading processes
+    assert images[-1].shape == (1, 5, 6) and [x.mean().item() for x in images] == pytest.approx([7, 0.2, 0.6])
+
+
+def test_folder_with_broken_files(tmp_path):
+    for name in "abc":
+        save_png(tmp_path / f"{name}.png", torch.full((4, 4), 0.2))
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
+    with pytest.warns(UserWarning, match=r"skipped 1 of 3 files: .*b\.png: ") as caught:
+        assert len(image_folder(tmp_path)) == 2
+    assert caught[0].filename == __file__
+    for name in "ac":
+        (tmp_path / f"{name}.png").write_text("words")
+    with pytest.raises(ValueError, match=r"none of 3 files can be read: .*a\.png.*b\.png"):
+        image_folder(tmp_path)
+
+
+def test_folder_of_mixed_channels(tmp_path):
+    save_png(tmp_path / "a.png", torch.full((4, 4), 0.2))
+    save_png(tmp_path / "b.png", torch.full((3, 4, 4), 0.2))
+    with pytest.raises(ValueError, match=r"a\.png has 1 and .*b\.png has 3; pass grey=True"):
+        image_folder(tmp_path, grey=False)
+    assert len(image_folder(tmp_path)) == 2
 
 
 def test_folder_errors(tmp_path):

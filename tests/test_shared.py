@@ -8,9 +8,10 @@ from torch.nn.functional import linear, pad
 
 from pnp_lofi import LoFi, LoFiPrior
 from pnp_lofi.checkpoint import load_checkpoint, save_checkpoint
+from pnp_lofi.examples import Crops, Noisy
 from pnp_lofi.sampling import grid_coords
 from pnp_lofi.shared import SharedLoFi, near
-from pnp_lofi.train import Crops, TrainSettings, train
+from pnp_lofi.train import TrainSettings, train
 
 
 def network(channels=1, **kwargs):
@@ -147,11 +148,12 @@ def test_it_is_a_prior_with_a_checkpoint(tmp_path):
 
 def test_training_learns_and_resumes_exactly(tmp_path):
     x = image(2, 1, 40, 40).float().cumsum(-1) / 20
-    settings = TrainSettings(steps=80, objects=4, lr=5e-3, sigma_min=0.1, sigma_max=0.2)
+    settings = TrainSettings(steps=80, lr=5e-3)
+    source = Noisy(Crops(list(x), 24, 4), 0.1, 0.2)
 
     def run(out, **kwargs):
         torch.manual_seed(0)
-        return train(network().float(), Crops(list(x), 24, 4), settings, out, progress=False, **kwargs)
+        return train(network().float(), source, settings, out, progress=False, **kwargs)
 
     figures = run(tmp_path / "a.safetensors")
     assert figures["psnr"] > -20 * math.log10(0.15) + 1
@@ -165,7 +167,7 @@ def test_training_learns_and_resumes_exactly(tmp_path):
         calls.append(1)
         if len(calls) == 50:
             raise Stop
-        return Crops(list(x), 24, 4)(generator)
+        return source(generator)
 
     with pytest.raises(Stop):
         train(network().float(), batches, settings, tmp_path / "b.safetensors", keep_every=20, progress=False)

@@ -1,5 +1,6 @@
 """Training: it learns, it can be broken off, and it goes on to the same result."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,9 +12,10 @@ import torch
 
 from pnp_lofi import LoFi
 from pnp_lofi.checkpoint import load_checkpoint
-from pnp_lofi.train import Crops, Mixture, TrainSettings, train
+from pnp_lofi.examples import Crops, Mixture, Noisy
+from pnp_lofi.train import TrainSettings, train
 
-SETTINGS = TrainSettings(steps=60, objects=2, pixels=64, lr=3e-3, sigma_min=0.02, sigma_max=0.2)
+SETTINGS = TrainSettings(steps=60, pixels=64, lr=3e-3)
 
 
 def network():
@@ -26,20 +28,24 @@ def ramps(size=32, count=2):
     return Crops([rows[None], columns[None], ((rows + columns) / 2)[None]], size, count)
 
 
+def noisy(sigma_min=0.02, sigma_max=0.2):
+    return Noisy(ramps(), sigma_min, sigma_max)
+
+
 def test_it_learns_to_denoise(tmp_path):
-    settings = TrainSettings(steps=400, objects=2, pixels=128, lr=5e-3, sigma_min=0.1, sigma_max=0.1)
+    settings = TrainSettings(steps=400, pixels=128, lr=5e-3)
     model = network()
-    train(model, ramps(), settings, tmp_path / "a.safetensors", progress=False)
+    train(model, noisy(0.1, 0.1), settings, tmp_path / "a.safetensors", progress=False)
     clean = ramps()(torch.Generator().manual_seed(5))
-    noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(6))
+    seen = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
-        error = (model(noisy, 0.1) - clean).square().mean()
+        error = (model(seen, 0.1) - clean).square().mean()
     assert float(error) < 0.25 * 0.1**2  # 16 points of a patch average a ramp's noise well below a half
 
 
 def test_resume_is_exact(tmp_path, monkeypatch):
     whole = network()
-    expected = train(whole, ramps(), SETTINGS, tmp_path / "whole.safetensors", progress=False)
+    expected = train(whole, noisy(), SETTINGS, tmp_path / "whole.safetensors", progress=False)
 
     class Broken(Exception):
         pass
@@ -50,14 +56,14 @@ def test_resume_is_exact(tmp_path, monkeypatch):
         calls.append(1)
         if len(calls) > 37:
             raise Broken
-        return ramps()(generator)
+        return noisy()(generator)
 
     out = tmp_path / "part.safetensors"
     with pytest.raises(Broken):
         train(network(), breaks, SETTINGS, out, keep_every=10, progress=False)
     assert not out.exists()
     model = network()
-    got = train(model, ramps(), SETTINGS, out, resume=True, progress=False)
+    got = train(model, noisy(), SETTINGS, out, resume=True, progress=False)
     assert got == expected
     for a, b in zip(model.parameters(), whole.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -67,12 +73,11 @@ def test_resume_is_exact(tmp_path, monkeypatch):
 SCRIPT = """
 import sys, torch
 sys.path.insert(0, {tests!r})
-from test_train import SETTINGS, network, ramps
-from dataclasses import replace
+from test_train import SETTINGS, network, noisy
 from pnp_lofi.train import train
 torch.set_num_threads(1)
 def slow(g):
-    import time; time.sleep(0.02); print("step", flush=True); return ramps()(g)
+    import time; time.sleep(0.02); print("step", flush=True); return noisy()(g)
 figures = train(network(), slow, SETTINGS, {out!r}, resume="--resume" in sys.argv, progress=False)
 print("done", figures["loss"])
 """
@@ -102,23 +107,23 @@ def test_ctrl_c_keeps_the_state_and_resumes_to_the_same_loss(tmp_path):
 def test_resume_refuses_other_settings_and_nothing(tmp_path):
     out = tmp_path / "a.safetensors"
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
-        train(network(), ramps(), SETTINGS, out, resume=True, progress=False)
+        train(network(), noisy(), SETTINGS, out, resume=True, progress=False)
 
     def stop(generator):
         if time.time() - start > 0.2:
             raise RuntimeError
-        return ramps()(generator)
+        return noisy()(generator)
 
     start = time.time()
     with pytest.raises(RuntimeError):
-        train(network(), stop, TrainSettings(steps=10**6, objects=2, pixels=8), out, keep_every=1, progress=False)
+        train(network(), stop, TrainSettings(steps=10**6, pixels=8), out, keep_every=1, progress=False)
     with pytest.raises(ValueError, match="other settings"):
-        train(network(), ramps(), SETTINGS, out, resume=True, progress=False)
+        train(network(), noisy(), SETTINGS, out, resume=True, progress=False)
 
 
 def test_checkpoint_says_what_it_is(tmp_path):
     out = tmp_path / "a.safetensors"
-    figures = train(network(), ramps(), SETTINGS, out, about={"trained_on": "ramps"}, validate=lambda m: {"x": 1.0},
+    figures = train(network(), noisy(), SETTINGS, out, about={"trained_on": "ramps"}, validate=lambda m: {"x": 1.0},
                     progress=False)  # fmt: skip
     _, header = load_checkpoint(out)
     assert header["trained_on"] == "ramps"
@@ -128,8 +133,11 @@ def test_checkpoint_says_what_it_is(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path):
+    def broken(generator):
+        return noisy()(generator)._replace(x=torch.full((2, 1, 32, 32), math.nan))
+
     with pytest.raises(FloatingPointError, match="lower lr"):
-        train(network(), lambda g: ramps()(g) * float("nan"), SETTINGS, tmp_path / "a.safetensors", progress=False)
+        train(network(), broken, SETTINGS, tmp_path / "a.safetensors", progress=False)
 
 
 def test_crops_and_mixtures():
@@ -143,7 +151,13 @@ def test_crops_and_mixtures():
     assert abs(float(mean) - 0.75) < 0.05
 
 
-@pytest.mark.parametrize("wrong", [{"sigma_min": 0}, {"sigma_min": 0.3, "sigma_max": 0.2}, {"steps": 0}, {"lr": -1}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": -1}, {"loss": "l3"}, {"ema": 1.0}, {"schedule": "steep"}])
 def test_settings_are_checked(wrong):
-    with pytest.raises(ValueError, match=r"expected 0 < sigma_min|must be positive"):
+    with pytest.raises(ValueError, match=r"must be positive|loss is l1 or l2"):
         TrainSettings(**wrong)
+
+
+@pytest.mark.parametrize("levels", [(0, 0.1), (0.3, 0.2)])
+def test_levels_are_checked(levels):
+    with pytest.raises(ValueError, match="expected 0 < sigma_min"):
+        Noisy(ramps(), *levels)
