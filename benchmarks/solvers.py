@@ -223,6 +223,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
             curve.plot(*zip(*points, strict=True), line, label=f"{name}, {method}")
     curve.set(xscale="log", xticks=SIDES, xticklabels=SIDES, xlabel="side [pixel]", ylabel="PSNR [dB]",
               title=f"inpainting, {100 * KEEP:g} % of the pixels")  # fmt: skip
+    curve.minorticks_off()
     curve.legend(fontsize=8)
     shown = [row for row in rows if "panels" in row["as published"]]
     for line, row in zip(axes, shown, strict=True):
