@@ -8,7 +8,13 @@ from benchmarks.sheet import Sheet, number
 def ldct(found: dict[str, Any]) -> list[Sheet]:
     quality, about = found["quality"], {row["network"]: row for row in found["rows"]}
     names = list(next(iter(quality.values())))
-    columns = ("method", "parameters", "steps", *(f"{kind} ({found['count'][kind]})" for kind in quality))
+    columns = (
+        "method",
+        "parameters",
+        "steps",
+        "processor [s]",
+        *(f"{kind} ({found['count'][kind]})" for kind in quality),
+    )
     rows = []
     for name in names:
         figures = [row[name] for row in quality.values()]
@@ -17,10 +23,11 @@ def ldct(found: dict[str, Any]) -> list[Sheet]:
             for f in figures
         )
         known = about.get(name)
-        rows.append((name, f"{known['parameters']:,}" if known else "-", str(known["steps"]) if known else "-", *cells))
+        cost = (f"{known['parameters']:,}", str(known["steps"]), number(known["seconds"], 0)) if known else ("-",) * 3
+        rows.append((name, *cost, *cells))
     title = (
-        f"PSNR [dB] (spread over images), SSIM; {found['seconds']:g} s of one processor each, on "
-        f"{found['training_images']} procedural chests"
+        f"PSNR [dB] (spread over images), SSIM; trained for about {found['seconds']:g} s of one processor "
+        f"each on {found['training_images']} procedural chests"
     )
     quoted = found["reference"]["Quoted"]
     paper = [

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import operator_tables, recipe_tables, scaling_tables, solver_tables
+from benchmarks import massmap_tables, operator_tables, recipe_tables, scaling_tables, solver_tables
 from benchmarks.common import RESULTS, ROOT, machine_line
 from benchmarks.sheet import Sheet, number, times
 
-PAGES = ("benchmarks", "ldct", "scaling", "solvers", "uncertainty")
+PAGES = ("benchmarks", "ldct", "massmap", "scaling", "solvers", "uncertainty")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES))
 BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -226,6 +226,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
     "sharing": sharing,
     "toeplitz": toeplitz,
     "uncertainty": uncertainty,
+    **massmap_tables.TABLES,
     **operator_tables.TABLES,
     **recipe_tables.TABLES,
     **scaling_tables.TABLES,

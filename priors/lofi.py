@@ -60,8 +60,20 @@ class LoFiPrior(Denoiser):
             self.model = ckpt.eval()
         else:
             self.model, self.header = load_checkpoint(ckpt)
+            self._check_denoises(ckpt)
         self.sigma, self.scale, self.nonneg, self.precision = sigma, scale, nonneg, precision
         self.memory: dict[str, Any] = {"chunk": chunk, "max_memory": max_memory}
+
+    def _check_denoises(self, ckpt: Any) -> None:
+        """:raises ValueError: for networks of recipes, whose input is not a noisy image of what they answer."""
+        model, recipe = self.model, self.header.get("recipe", "prior")
+        known = isinstance(model, LoFi | SharedLoFi) and model.in_channels == model.out_channels
+        if known and recipe in ("prior", "denoise"):
+            return
+        raise ValueError(
+            f"{ckpt} is not a denoiser that LoFiPrior could use but a {type(model).__name__} of the recipe {recipe!r}; "
+            "priors are 'natural', 'radio', and what `pnp-lofi train` makes of images"
+        )
 
     def forward(
         self,

@@ -21,7 +21,7 @@ def test_round_trip(tiny, tmp_path):
 
 
 def test_shipped_priors_load_and_tell_what_they_are():
-    assert shipped() == ["natural", "radio"]
+    assert shipped() == ["massmap", "natural", "radio"]
     for name in shipped():
         model, header = load_checkpoint(name)
         assert find_checkpoint(name).stat().st_size < 2e6

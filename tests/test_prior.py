@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pnp_lofi import LoFi, LoFiPrior, save_checkpoint
+from pnp_lofi.baselines import Baseline
 from pnp_lofi.leaves import dead_leaves
 from pnp_lofi.metrics import psnr
 from pnp_lofi.skies import radio_sky
@@ -72,6 +73,14 @@ def test_plain_network_is_scaled():
     torch.testing.assert_close(LoFiPrior(plain, scale=50.0)(50 * x, 0.1), 50 * plain(x))
     peak = float(x.max())
     torch.testing.assert_close(LoFiPrior(plain)(x, 0.1), peak * plain(x / peak))
+
+
+def test_networks_of_other_recipes_are_refused(tiny, tmp_path):
+    save_checkpoint(tmp_path / "a.safetensors", tiny, recipe="ldct")
+    save_checkpoint(tmp_path / "b.safetensors", Baseline("DnCNN"), recipe="denoise")
+    for name, kind in (("a", "LoFi of the recipe 'ldct'"), ("b", "Baseline of the recipe 'denoise'")):
+        with pytest.raises(ValueError, match=f"is not a denoiser that LoFiPrior could use but a {kind}"):
+            LoFiPrior(tmp_path / f"{name}.safetensors")
 
 
 def test_nonneg_dtype_and_checkpoint(tiny, tmp_path):
