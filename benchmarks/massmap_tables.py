@@ -7,9 +7,7 @@ from benchmarks.sheet import Sheet, number
 
 def massmap(found: dict[str, Any]) -> list[Sheet]:
     columns = ("sky and noise", "map", "RMSE", "Pearson r")
-    rows = [
-        (r["case"], r["map"], f"{r['rmse']:.5f}", number(r["r"], 3)) for r in found["rows"]
-    ]
+    rows = [(r["case"], r["map"], f"{r['rmse']:.5f}", number(r["r"], 3)) for r in found["rows"]]
     rows += [("quoted", name, "-", number(r, 2)) for name, r in found["quoted"]["r"].items()]
     sheets = [Sheet("Inside the mask, means removed; the mean over the maps of a case", columns, rows)]
     if (modes := found.get("cosmos")) is not None:
