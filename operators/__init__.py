@@ -19,7 +19,7 @@ from pnp_lofi.operators.projector import Projector
 from pnp_lofi.operators.radon import Radon
 from pnp_lofi.operators.sharded import ShardedEquations, ShardedNUFFT
 from pnp_lofi.operators.streamed import StreamedNUFFT
-from pnp_lofi.operators.uv import default_cell, meerkat_uv, meerkat_uvw, uv_radians, w_phase
+from pnp_lofi.operators.uv import array_uv, array_uvw, default_cell, meerkat_uv, meerkat_uvw, uv_radians, w_phase
 from pnp_lofi.operators.weighted import Weighted
 from pnp_lofi.operators.weighting import WeightGrid, imaging_weights, noise_increase
 
@@ -48,6 +48,8 @@ __all__ = [
     "TorchRadon",
     "WeightGrid",
     "Weighted",
+    "array_uv",
+    "array_uvw",
     "cartesian_lines",
     "default_cell",
     "imaging_weights",

@@ -1,7 +1,6 @@
-"""Where an interferometer samples the Fourier plane: MeerKAT's tracks, and metres to radians per pixel."""
+"""Where an interferometer samples the Fourier plane: an array's tracks, and metres to radians per pixel."""
 
 import functools
-import importlib.resources
 import math
 import warnings
 from collections.abc import Sequence
@@ -10,39 +9,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_lofi.antennas import Antennas, meerkat
+
 C = 299792458.0  # speed of light [m/s]
 SIDEREAL_DAY = 86164.09  # [s]
-LATITUDE = math.radians(-30.7110555556)  # of MeerKAT's reference position
 ARCSEC = math.pi / 180 / 3600  # [rad]
 LOWEST = 1e6  # frequency [Hz] below which no interferometer observes
 
 
 @functools.cache
-def _baselines() -> np.ndarray:
-    """(2016, 3) MeerKAT's baselines [m], equatorial X (meridian), Y (east), Z (pole); antenna i minus j, i < j."""
-    text = importlib.resources.files("pnp_lofi").joinpath("data/meerkat.csv").read_text("utf-8")
-    rows = [line.split(",")[1:] for line in text.splitlines() if not line.startswith(("#", "name"))]
-    east, north, up = np.array(rows, np.float64).T
-    s, c = math.sin(LATITUDE), math.cos(LATITUDE)
-    xyz = np.stack([-north * s + up * c, east, north * c + up * s], axis=-1)
-    i, j = np.triu_indices(len(xyz), 1)
-    return xyz[i] - xyz[j]
+def _meerkat() -> Antennas:
+    return meerkat()
 
 
-def meerkat_uvw(
-    hours: float, *, declination: float = -30.0, integration: float = 240.0, min_elevation: float = 15.0
+def array_uvw(
+    antennas: Antennas,
+    hours: float,
+    *,
+    declination: float = -30.0,
+    integration: float = 240.0,
+    min_elevation: float = 15.0,
 ) -> Tensor:
-    """Baselines of MeerKAT's 64 antennas during a track centred on transit:
+    """Baselines of an array during a track centred on transit:
 
         u = sin(H) X + cos(H) Y;  v = -sin(d) cos(H) X + sin(d) sin(H) Y + cos(d) Z;
         w = cos(d) cos(H) X - cos(d) sin(H) Y + sin(d) Z
 
     at the middle of each dump, H = 2 pi t / 86164.09 s. Dumps below the elevation limit are dropped.
 
+    :param Antennas antennas: from :mod:`pnp_lofi.antennas`, N of them.
     :param float hours: length of the track [h]; it holds the nearest number of whole dumps, at least one.
     :param float declination: d, of the phase centre [deg].
     :param float integration: length of a dump [s]; float min_elevation: [deg].
-    :returns: (M, 3) float64 [m], ordered by time, then baseline; M = 2016 per dump.
+    :returns: (M, 3) float64 [m], ordered by time, then baseline i - j, i < j; M = N (N - 1) / 2 per dump.
     :raises ValueError: for arguments out of range, or if the source stays below the elevation limit.
     Source: Thompson, Moran and Swenson, Interferometry and Synthesis, equation 4.1.
     """
@@ -52,24 +51,28 @@ def meerkat_uvw(
         raise ValueError(f"declination must lie in [-90, 90] deg, got {declination}")
     dumps = max(1, round(hours * 3600 / integration))
     H = 2 * math.pi * (np.arange(dumps) - (dumps - 1) / 2) * integration / SIDEREAL_DAY
-    d = math.radians(declination)
-    elevation = np.arcsin(math.sin(LATITUDE) * math.sin(d) + math.cos(LATITUDE) * math.cos(d) * np.cos(H))
+    d, latitude = math.radians(declination), math.radians(antennas.latitude)
+    elevation = np.arcsin(
+        np.clip(math.sin(latitude) * math.sin(d) + math.cos(latitude) * math.cos(d) * np.cos(H), -1, 1)
+    )
     up = elevation >= math.radians(min_elevation)
     if not up.any():
         best = math.degrees(elevation.max())
         raise ValueError(
-            f"a source at declination {declination} deg rises to {best:.1f} deg at MeerKAT, below min_elevation = "
-            f"{min_elevation} deg; lower the limit or choose a declination further south"
+            f"a source at declination {declination} deg rises to {best:.1f} deg at "
+            f"{antennas.observatory or 'the array'}, below min_elevation = {min_elevation} deg; lower the limit or "
+            f"choose a declination nearer to the latitude, {antennas.latitude:.1f} deg"
         )
     s, c = np.sin(H[up])[:, None], np.cos(H[up])[:, None]
-    X, Y, Z = _baselines().T
+    X, Y, Z = antennas.baselines().T
     u = s * X + c * Y
     v = math.sin(d) * (s * Y - c * X) + math.cos(d) * Z
     w = math.cos(d) * (c * X - s * Y) + math.sin(d) * Z
     return torch.from_numpy(np.stack([u, v, w], axis=-1).reshape(-1, 3))
 
 
-def meerkat_uv(
+def array_uv(
+    antennas: Antennas,
     hours: float = 4.0,
     *,
     declination: float = -30.0,
@@ -79,9 +82,9 @@ def meerkat_uv(
     min_elevation: float = 15.0,
     mapping: str = "physical",
 ) -> Tensor:
-    """MeerKAT's coverage for :class:`NUFFT`.
+    """An array's coverage for :class:`NUFFT`.
 
-    :param float hours, declination, integration, min_elevation: see :func:`meerkat_uvw`.
+    :param Antennas antennas, float hours, declination, integration, min_elevation: see :func:`array_uvw`.
     :param float frequency: [Hz].
     :param float cell: pixel size [arcsec]; default :func:`default_cell`, the longest baseline at Nyquist.
     :param str mapping: "physical", one scale for both axes; or "quantifai", u and v each stretched to [-pi, pi] by its
@@ -94,12 +97,42 @@ def meerkat_uv(
         raise ValueError(f'mapping must be "physical" or "quantifai", got {mapping!r}')
     if mapping == "quantifai" and cell is not None:
         raise ValueError('mapping="quantifai" has no pixel size; leave cell out or use mapping="physical"')
-    uvw = meerkat_uvw(hours, declination=declination, integration=integration, min_elevation=min_elevation)
+    uvw = array_uvw(antennas, hours, declination=declination, integration=integration, min_elevation=min_elevation)
     if mapping == "quantifai":
         uv = uvw[:, :2].T
         low, high = uv.amin(1, keepdim=True), uv.amax(1, keepdim=True)
         return (2 * (uv - low) / (high - low) - 1) * math.pi
     return uv_radians(uvw, frequency, default_cell(uvw, frequency) if cell is None else cell)
+
+
+def meerkat_uvw(
+    hours: float, *, declination: float = -30.0, integration: float = 240.0, min_elevation: float = 15.0
+) -> Tensor:
+    """Baselines of MeerKAT's 64 antennas, see :func:`array_uvw`; M = 2016 per dump."""
+    return array_uvw(_meerkat(), hours, declination=declination, integration=integration, min_elevation=min_elevation)
+
+
+def meerkat_uv(
+    hours: float = 4.0,
+    *,
+    declination: float = -30.0,
+    frequency: float = 1.4e9,
+    integration: float = 240.0,
+    cell: float | None = None,
+    min_elevation: float = 15.0,
+    mapping: str = "physical",
+) -> Tensor:
+    """MeerKAT's coverage for :class:`NUFFT`, see :func:`array_uv`."""
+    return array_uv(
+        _meerkat(),
+        hours,
+        declination=declination,
+        frequency=frequency,
+        integration=integration,
+        cell=cell,
+        min_elevation=min_elevation,
+        mapping=mapping,
+    )
 
 
 def uv_radians(uv: Tensor | np.ndarray, frequency: float | Tensor | np.ndarray, cell: float) -> Tensor:
@@ -132,11 +165,15 @@ def default_cell(
     :param uv: tensor or array (M, 2) or (M, 3) [m].
     :param frequency: scalar or (M,) [Hz].
     :param float super_resolution: sr, finer pixels by this factor; 1 to 2.5 is usual.
-    :raises ValueError: if all baselines are zero or super_resolution <= 0. Warns if a frequency is below 1 MHz.
+    :raises ValueError: if all baselines are zero or super_resolution < 1, with which the longest of them would alias.
+        Warns if a frequency is below 1 MHz.
     """
     _warn_of_unit(frequency)
-    if not (math.isfinite(super_resolution) and super_resolution > 0):
-        raise ValueError(f"super_resolution must be finite and > 0, got {super_resolution}")
+    if not (math.isfinite(super_resolution) and super_resolution >= 1):
+        raise ValueError(
+            f"super_resolution must be finite and at least 1, usually up to 2.5, got {super_resolution}; with coarser "
+            "pixels the longest baselines alias"
+        )
     u, v = _wavelengths(uv, frequency)
     longest = float(torch.hypot(u, v).max())
     if not longest > 0:

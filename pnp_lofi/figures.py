@@ -3,11 +3,16 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pnp_lofi.files import check_writable, written_whole
+
+LOWEST_CONTOUR, MOST_CONTOURS = 3.0, 12  # times the noise; each contour doubles the one before
+TICKS = 7  # of the colour bar
+BAD = "0.75"  # grey of pixels without value
 
 
 @dataclass(frozen=True)
@@ -77,3 +82,81 @@ def _pixels(panel: Panel) -> np.ndarray:
     if image.ndim != 3 or len(image) not in (1, 3):
         raise ValueError(f"a panel shows (H, W), (1, H, W) or (3, H, W), got {tuple(panel.image.shape)}")
     return image[0].numpy() if len(image) == 1 else image.clamp(0, 1).permute(1, 2, 0).numpy()
+
+
+def quick_look(
+    path: str | os.PathLike[str],
+    image: Tensor,
+    header: dict[str, Any],
+    *,
+    noise: float | None = None,
+    limits: tuple[float, float] | None = None,
+    stretch: float | None = None,
+    cmap: str = "inferno",
+    title: str = "",
+    overwrite: bool = False,
+) -> None:
+    """One image of the sky as PNG: axes in RA and Dec, colour bar with the unit, contours at -3, 3, 6, 12, ... times
+    the noise (negative ones dashed), the beam as a hatched ellipse in the corner. NaN is grey.
+
+    :param torch.Tensor image: (H, W).
+    :param dict header: from :func:`pnp_lofi.fits.sky_header`, whose BUNIT and BMAJ, BMIN, BPA are shown.
+    :param float noise: [units of the image]; None: no contours.
+    :param tuple limits: dark and bright; default -3 times the noise (or the minimum) and the maximum.
+    :param float stretch: colours grow as asinh(stretch x); 0 is linear; default 1/(5 noise), or linear without.
+    :raises ValueError: if the image is not (H, W) or has no finite pixel, or the noise is not > 0.
+    """
+    from astropy.io.fits import Header
+    from astropy.wcs import WCS
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import AsinhNorm, Normalize
+    from matplotlib.figure import Figure
+
+    check_writable(path, overwrite=overwrite)
+    pixels = image.detach().double().cpu().numpy()
+    if pixels.ndim != 2 or not np.isfinite(pixels).any():
+        raise ValueError(f"quick_look shows (H, W) with finite pixels, got {tuple(image.shape)}")
+    if noise is not None and not 0 < noise < np.inf:
+        raise ValueError(f"noise must be finite and > 0, got {noise}; leave it out where it is not known")
+    low, high = limits or (float(np.nanmin(pixels)) if noise is None else -3 * noise, float(np.nanmax(pixels)))
+    high = high if high > low else low + 1.0
+    stretch = stretch if stretch is not None else 0.0 if noise is None else 1 / (5 * noise)
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.add_subplot(projection=WCS(Header(header)).celestial)
+    norm = AsinhNorm(1 / stretch, low, high) if stretch else Normalize(low, high)
+    colours = colormaps[cmap].with_extremes(bad=BAD)
+    shown = axis.imshow(pixels, cmap=colours, norm=norm, interpolation="nearest", origin="lower")
+    if noise is not None:
+        multiples = LOWEST_CONTOUR * 2.0 ** np.arange(MOST_CONTOURS)
+        levels = noise * np.array([-LOWEST_CONTOUR, *multiples])
+        levels = levels[(levels > np.nanmin(pixels)) & (levels < np.nanmax(pixels))]
+        if len(levels):
+            styles = ["dashed" if level < 0 else "solid" for level in levels]
+            axis.contour(pixels, levels, colors="white", linewidths=0.5, linestyles=styles)
+    if "BMAJ" in header:
+        _draw_beam(axis, header, pixels.shape)
+    axis.set_xlabel("RA (ICRS)")
+    axis.set_ylabel("Dec (ICRS)")
+    unit = header.get("BUNIT", "")
+    bar = figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02)
+    ticks = np.asarray(norm.inverse(np.linspace(0, 1, TICKS))).tolist()
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    bar.minorticks_off()
+    bar.set_label(unit if noise is None else f"{unit}; contours -3, 3, 6, 12, ... x {noise:.2g}", fontsize=8)
+    axis.set_title(title, fontsize=10)
+    with written_whole(path, overwrite=overwrite) as part:
+        figure.savefig(part, format="png", dpi=130)
+
+
+def _draw_beam(axis: Any, header: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """In the lower left corner, on white; its major axis turned from North (up) to East (left), that is to the left."""
+    from matplotlib.patches import Ellipse, Rectangle
+
+    major, minor = header["BMAJ"] / header["CDELT2"], header["BMIN"] / header["CDELT2"]
+    side, gap = 1.3 * major, 0.02 * min(shape)
+    axis.add_patch(Rectangle((gap - 0.5, gap - 0.5), side, side, facecolor="white", edgecolor="black", linewidth=0.5))
+    middle = gap - 0.5 + side / 2
+    axis.add_patch(Ellipse((middle, middle), minor, major, angle=header["BPA"], facecolor="none", edgecolor="black",
+                           hatch="//////", linewidth=0.8))  # fmt: skip

@@ -11,6 +11,7 @@ from pnp_lofi.files import written_whole
 
 FORMAT = "pnp_lofi observation"
 VERSION = 1
+UNITS = {"uvw": "m", "frequency": "Hz", "vis": "Jy", "weight": "1/Jy^2", "flag": "", "truth": "Jy/pixel"}
 
 
 @dataclass
@@ -99,38 +100,45 @@ def write_observation(path: str | os.PathLike[str], obs: Observation, *, overwri
     :raises FileExistsError: if the path exists and overwrite is not asked for.
     """
     with written_whole(path, overwrite=overwrite) as part, h5py.File(part, "w") as f:
-        f.attrs.update({
-            "format": FORMAT, "version": VERSION, "cell_arcsec": obs.cell, "phase_centre_deg": obs.phase_centre,
-            "telescope": obs.telescope, "description": obs.description, "absolute_weights": obs.absolute_weights,
-        })  # fmt: skip
-        for name, unit in {"uvw": "m", "frequency": "Hz", "vis": "Jy", "weight": "1/Jy^2", "flag": ""}.items():
+        write_header(f, obs)
+        for name, unit in UNITS.items():
             value = getattr(obs, name)
-            f[name] = value.astype(np.complex64) if name == "vis" else value
-            f[name].attrs["unit"] = unit
-        if obs.truth is not None:
-            f["truth"] = obs.truth
-            f["truth"].attrs["unit"] = "Jy/pixel"
+            if value is not None:
+                f[name] = value.astype(np.complex64) if name == "vis" else value
+                f[name].attrs["unit"] = unit
+
+
+def write_header(f: h5py.File, obs: Observation) -> None:
+    """The attributes of OBS.h5."""
+    f.attrs.update({
+        "format": FORMAT, "version": VERSION, "cell_arcsec": obs.cell, "phase_centre_deg": obs.phase_centre,
+        "telescope": obs.telescope, "description": obs.description, "absolute_weights": obs.absolute_weights,
+    })  # fmt: skip
 
 
 def read_observation(path: str | os.PathLike[str]) -> Observation:
     """Read OBS.h5. Where it has no weight they are one; where it has no flag nothing is flagged.
 
+    Any other format of docs/visibilities.md is read too, as far as it needs nothing chosen.
+
     :raises FileNotFoundError: if there is no such file.
     :raises ValueError: if it is not of the layout; says what is missing.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    if not h5py.is_hdf5(path):
-        raise ValueError(
-            f"{path} is not an HDF5 file; docs/obs_h5.md tells the layout (npy pickles are refused, MeasurementSets "
-            "are not read yet)"
-        )
+    if not path.is_file() or not h5py.is_hdf5(path) or _is_matlab(path):
+        from pnp_lofi.visibilities import open_visibilities
+
+        return open_visibilities(path).observation()
     try:
         with h5py.File(path) as f:
             return _read(f, path)
     except (OSError, KeyError, RuntimeError) as error:  # h5py raises all three for broken files
         raise ValueError(f"{path} is not a whole HDF5 file (truncated?): {error}") from error
+
+
+def _is_matlab(path: Path) -> bool:
+    with path.open("rb") as f:  # MATLAB 7.3 is HDF5 behind a text
+        return f.read(6) == b"MATLAB"
 
 
 def check_layout(f: h5py.File, path: Path) -> str:
@@ -166,12 +174,18 @@ def _read(f: h5py.File, path: Path) -> Observation:
         f["flag"][()] if "flag" in f else np.zeros(rows, bool),
         float(f.attrs["cell_arcsec"]),
         (float(centre[0]), float(centre[1])),
-        _text(f.attrs.get("telescope", "")),
-        _text(f.attrs.get("description", "")),
-        f["truth"][()] if "truth" in f else None,
+        text(f.attrs.get("telescope", "")),
+        text(f.attrs.get("description", "")),
+        read_truth(f),
         bool(f.attrs.get("absolute_weights", False)),
     )
 
 
-def _text(value: str | bytes) -> str:
+def read_truth(f: h5py.File) -> np.ndarray | None:
+    """The simulated sky [Jy/pixel], where there is one."""
+    return f["truth"][()] if "truth" in f else None
+
+
+def text(value: str | bytes) -> str:
+    """Text of HDF5, which may come as bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,8 +1,10 @@
-"""From visibilities to a picture of the sky: what `pnp-lofi simulate radio` and `solve radio` do."""
+"""From visibilities to a picture of the sky: what `pnp-lofi solve radio` does."""
 
 import os
+import time
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,18 @@ from deepinv.models import Denoiser
 from torch import Tensor
 
 from pnp_lofi.admm import ADMM
+from pnp_lofi.beam import Beam
+from pnp_lofi.clean import clean
 from pnp_lofi.figures import Panel, save_figure
-from pnp_lofi.files import check_writable
-from pnp_lofi.fits import sky_header, write_fits
+from pnp_lofi.fits import sky_header
+from pnp_lofi.metrics import psnr, snr
 from pnp_lofi.observation import Observation, read_observation
-from pnp_lofi.operators import NUFFT, StreamedNUFFT, default_cell, meerkat_uvw, uv_radians, w_phase
+from pnp_lofi.operators import NUFFT, StreamedNUFFT, uv_radians, w_phase
 from pnp_lofi.posterior import FEWEST, Posterior
+from pnp_lofi.primary_beam import CUTOFF
 from pnp_lofi.priors import LoFiPrior
+from pnp_lofi.radio_products import beams_of, output_paths, write_pictures
+from pnp_lofi.radio_simulation import simulate as simulate  # was here once
 from pnp_lofi.resumable import run_file, solve_resumably
 from pnp_lofi.solution import Solution
 from pnp_lofi.uncertainty import Uncertainty
@@ -26,49 +33,8 @@ from pnp_lofi.uncertainty import Uncertainty
 SIZE = 512  # side of an image where nothing says otherwise [pixel]
 W_WARNING = 0.5  # neglected w phase at the image's edge [rad] from which on we say so
 STRETCH = 300.0  # of asinh in pictures of the sky, over the peak
-
-
-def simulate(
-    sky: np.ndarray,
-    *,
-    hours: float = 2.0,
-    snr: float = 30.0,
-    declination: float = -30.0,
-    frequency: float = 1.4e9,
-    integration: float = 240.0,
-    min_elevation: float = 15.0,
-    cell: float | None = None,
-    right_ascension: float = 0.0,
-    seed: int = 0,
-) -> Observation:
-    """Observe a sky with MeerKAT's 64 antennas.
-
-    :param numpy.ndarray sky: (H, W) [Jy/pixel].
-    :param float hours: length of the track about transit [h].
-    :param float snr: 20 log10(||vis|| / ||noise||) [dB].
-    :param float declination, right_ascension: of the phase centre [deg].
-    :param float frequency: [Hz]; float integration: of one dump [s]; float min_elevation: [deg].
-    :param float cell: pixel size [arcsec]; default: the longest baseline falls on the Nyquist frequency.
-    :returns: an observation whose weights are 1/sigma^2 of the noise that was added, and whose truth is the sky.
-    """
-    if not np.isfinite(snr):
-        raise ValueError(f"snr must be finite [dB], got {snr}")
-    uvw = meerkat_uvw(hours, declination=declination, integration=integration, min_elevation=min_elevation)
-    cell = default_cell(uvw, frequency) if cell is None else cell
-    image = torch.as_tensor(np.asarray(sky, np.float64))[None, None]
-    op = NUFFT(image.shape[-2:], uv_radians(uvw, frequency, cell))
-    vis = op.A(image)[0, 0] * image[0, 0].numel() ** 0.5
-    sigma = float(10 ** (-snr / 20) * vis.abs().square().mean().sqrt() / 2**0.5)
-    if not sigma > 0:
-        raise ValueError("the sky is zero everywhere; there is nothing to observe")
-    generator = torch.Generator().manual_seed(seed)
-    vis = vis + sigma * torch.complex(*torch.randn(2, len(vis), dtype=torch.float64, generator=generator))
-    rows = len(vis)
-    return Observation(
-        uvw.numpy(), np.asarray(frequency), vis.numpy(), np.full(rows, sigma**-2), np.zeros(rows, bool), cell,
-        (right_ascension, declination), "MeerKAT", f"simulated, {hours} h, {snr} dB, seed {seed}",
-        np.asarray(sky, np.float32), absolute_weights=True,
-    )  # fmt: skip
+ITERATIONS, CLEAN_ITERATIONS = 50, 10_000  # at most, where nothing says otherwise
+CLEAN = "Hogbom CLEAN, a baseline"
 
 
 def measurement(obs: Observation, shape: tuple[int, int], *, cell: float | None = None) -> tuple[NUFFT, Tensor]:
@@ -111,12 +77,14 @@ class RadioImage:
     :param torch.Tensor dirty: (H, W) dirty image [Jy/beam].
     :param torch.Tensor residual: (H, W) dirty image of y - A x [Jy/beam].
     :param float noise: its expected rms from the noise level [Jy/beam].
+    :param str method: what found it.
     """
 
     solution: Solution
     dirty: Tensor
     residual: Tensor
     noise: float
+    method: str = "LoFi-ADMM"
 
 
 def image(
@@ -139,6 +107,35 @@ def image(
     return RadioImage(solution, op.dirty(y)[0, 0], residual[0, 0], op.dirty_noise(solution.metrics["sigma_n"]))
 
 
+def clean_image(
+    op: NUFFT | StreamedNUFFT,
+    y: Tensor,
+    *,
+    truth: Tensor | None = None,
+    sigma_n: float | None = None,
+    max_iter: int = CLEAN_ITERATIONS,
+) -> RadioImage:
+    """What :func:`image` gives, by Hogbom's CLEAN: positive points, down to three times the noise.
+
+    :param float sigma_n: noise per real component of y; default the operator's, else estimated from the residual.
+    """
+    begin = time.perf_counter()
+    known = {} if sigma_n is None else {"noise": op.dirty_noise(sigma_n)}
+    found = clean(op, y, nonneg=True, max_iter=max_iter, **known)
+    x, noise = found.model[None, None], float(found.noise or 0.0)
+    left = y - op.A(x)
+    residual = float((left.abs().square().mean() / (2 if left.is_complex() else 1)).sqrt())
+    metrics = {"sigma_n": noise / op.dirty_noise(1.0), "residual": residual, "threshold_jy_per_beam": found.threshold,
+               "stopped": found.reason, "seconds": time.perf_counter() - begin}  # fmt: skip
+    if truth is not None:
+        metrics |= {"snr": snr(x, truth), "psnr": psnr(x, truth)}
+    if found.status == "diverged":
+        warnings.warn(f"CLEAN diverged: {found.reason}", stacklevel=2)
+    status = "converged" if found.status in ("noise", "relative") else found.status
+    solution = Solution(x, status, found.iterations, [], metrics)  # type: ignore[arg-type]
+    return RadioImage(solution, op.dirty(y)[0, 0], op.dirty(left)[0, 0], noise, CLEAN)
+
+
 def image_file(
     observation: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -147,59 +144,85 @@ def image_file(
     cell: float | None = None,
     prior: str = "radio",
     sigma: float | None = None,
-    iterations: int = 50,
+    iterations: int | None = None,
     precision: Any = "float32",
     error_bars: int | None = None,
+    beam: Beam | None = None,
+    primary_beam: str | float | None = None,
+    pb_cutoff: float = CUTOFF,
+    clean: bool = False,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Image OBS.h5: writes OUT.fits, OUT_dirty.fits, OUT_residual.fits and OUT.png, with error bars OUT_std.fits.
+    """Image OBS.h5: writes OUT.fits with _dirty, _residual, _psf, _restored beside it, OUT.png and OUT_restored.png.
 
     :param int size: side of the image [pixel]; default the truth's, else 512.
     :param float cell: pixel size [arcsec]; default the observation's.
     :param float sigma: noise per real component of the whitened data; default from the weights, else estimated.
+    :param int iterations: at most; default 50, of CLEAN 10,000.
+    :param int error_bars: draws from the posterior, at least 8, for OUT_std.fits; None: no error bars.
+    :param Beam beam: to restore with; default: fitted to the dirty beam.
+    :param primary_beam: "meerkat", "vla", a file, or a width [deg]: writes OUT_pb.fits and the restored image divided
+        by it, OUT_pbcor.fits, blank where it is below ``pb_cutoff``.
+    :param bool clean: by Hogbom's CLEAN instead, a baseline; the prior is not used.
     :param bool resume: go on with OUT.fits.run, which an interrupted run leaves.
-    :param int error_bars: draws from the posterior, at least 8; None: no error bars.
     :returns: what was run and its figures.
     """
-    if error_bars is not None and error_bars < FEWEST:
-        raise ValueError(f"error bars need at least {FEWEST} draws, got {error_bars}; some 200 are good")
-    out = Path(out)
-    if out.suffix.lower() not in (".fits", ".fit"):
-        raise ValueError(f"the output is a FITS file, name it .fits; got {out}")
-    kinds = {"": "Jy/pixel", "_dirty": "Jy/beam", "_residual": "Jy/beam"}
-    if error_bars is not None:
-        kinds["_std"] = "Jy/pixel"
-    paths = {kind: out.with_name(f"{out.stem}{kind}{out.suffix}") for kind in kinds}
-    for path in (*paths.values(), out.with_suffix(".png"), out.with_suffix(".json")):
-        check_writable(path, overwrite=overwrite)
-    run = run_file(out, resume=resume, overwrite=overwrite)
-    if sigma is not None and not 0 < sigma < float("inf"):
-        raise ValueError(f"sigma must be finite and > 0, got {sigma}; leave it out to have it estimated")
-    network = LoFiPrior(prior, precision=precision)
+    _check(error_bars, sigma, size, clean, resume)
+    unasked = ([] if error_bars is not None else ["_std"]) + ([] if primary_beam is not None else ["_pb", "_pbcor"])
+    paths = output_paths(out, unasked, overwrite=overwrite)
+    run = None if clean else run_file(paths[""], resume=resume, overwrite=overwrite)
+    network = None if clean else LoFiPrior(prior, precision=precision)
     obs = read_observation(observation)
-    if size is not None and size < 2:
-        raise ValueError(f"--size must be at least 2 pixels, got {size}")
     shape = (size, size) if size else obs.truth.shape if obs.truth is not None else (SIZE, SIZE)
     fits_truth = obs.truth is not None and obs.truth.shape == shape and cell in (None, obs.cell)
     truth = torch.as_tensor(obs.truth)[None, None] if fits_truth else None
     op, y = measurement(obs, shape, cell=cell)
-    found = image(op, y, network, sigma_n=sigma, max_iter=iterations, progress=True, truth=truth, run=run)
-    pictures = {"": found.solution.x[0, 0], "_dirty": found.dirty, "_residual": found.residual}
-    bars = error_bars_of(op, y, network, found.solution, error_bars) if error_bars is not None else None
+    cell, frequency = obs.cell if cell is None else cell, float(np.mean(obs.good().frequency))
+    beams = beams_of(op, cell, frequency, beam=beam, primary=primary_beam, cutoff=pb_cutoff)
+    bars = None
+    most = iterations if iterations is not None else CLEAN_ITERATIONS if clean else ITERATIONS
+    if network is None:
+        found = clean_image(op, y, sigma_n=sigma, max_iter=most, truth=truth)
+    else:
+        found = image(op, y, network, sigma_n=sigma, max_iter=most, progress=True, truth=truth, run=run)
+        bars = error_bars_of(op, y, network, found.solution, error_bars) if error_bars is not None else None
+    pictures = {"_dirty": found.dirty} | beams.products(found.solution.x[0, 0], found.residual, cell)
     if bars is not None:
         pictures["_std"] = bars.std[0, 0]
-    for kind, unit in kinds.items():
-        header = sky_header(shape, cell or obs.cell, obs.phase_centre, unit, TELESCOP=obs.telescope)
-        write_fits(paths[kind], pictures[kind].numpy(), header, overwrite=overwrite)
+    header = partial(sky_header, shape, cell, obs.phase_centre, frequency=frequency, TELESCOP=obs.telescope)
+    write_pictures(paths, pictures, header, beams.beam, noise=found.noise, title=found.method, overwrite=overwrite)
     panels = sky_panels(found, truth, bars)
-    save_figure(out.with_suffix(".png"), panels, sky=True, title=obs.description[:120], overwrite=overwrite)
-    rms = float(found.residual.square().mean().sqrt())
-    told = found.solution.metrics | ({} if bars is None else _told(bars))
-    return {"observation": str(observation), "visibilities": y.shape[-1], "shape": list(shape),
-            "cell_arcsec": cell or obs.cell, "prior": prior, "status": found.solution.status,
-            "iterations": found.solution.iterations, "flux_jy": float(found.solution.x.sum()),
-            "residual_rms_jy_per_beam": rms, "noise_jy_per_beam": found.noise} | told  # fmt: skip
+    save_figure(paths["png"], panels, sky=True, title=obs.description[:120], overwrite=overwrite)
+    report = {"observation": str(observation), "visibilities": y.shape[-1], "shape": list(shape), "cell_arcsec": cell,
+              "frequency_hz": frequency, "method": found.method, "prior": None if clean else prior}  # fmt: skip
+    return report | _figures(found) | beams.told() | ({} if bars is None else _told(bars))
+
+
+def _check(error_bars: int | None, sigma: float | None, size: int | None, clean: bool, resume: bool) -> None:
+    """What can be refused before anything is read."""
+    if error_bars is not None and error_bars < FEWEST:
+        raise ValueError(f"error bars need at least {FEWEST} draws, got {error_bars}; some 200 are good")
+    if sigma is not None and not 0 < sigma < float("inf"):
+        raise ValueError(f"sigma must be finite and > 0, got {sigma}; leave it out to have it estimated")
+    if size is not None and size < 2:
+        raise ValueError(f"--size must be at least 2 pixels, got {size}")
+    if clean and (resume or error_bars is not None):
+        raise ValueError(
+            "CLEAN has no error bars and no run to resume; leave out --clean, or --error-bars and --resume"
+        )
+
+
+def _figures(found: RadioImage) -> dict[str, Any]:
+    """How it came about, for the JSON."""
+    solution, rms = found.solution, float(found.residual.square().mean().sqrt())
+    stopped = {
+        "converged": "the residuals are below the tolerance", "limit": f"{solution.iterations} iterations are used up",
+        "diverged": "the residuals grew; the best image before is kept", "stopped": "stopped on the way",
+    }[solution.status]  # fmt: skip
+    return {"status": solution.status, "stopped": stopped, "iterations": solution.iterations,
+            "flux_jy": float(solution.x.sum()), "residual_rms_jy_per_beam": rms,
+            "noise_jy_per_beam": found.noise} | solution.metrics  # fmt: skip
 
 
 def error_bars_of(
@@ -225,7 +248,7 @@ def sky_panels(found: RadioImage, truth: Tensor | None = None, bars: Uncertainty
     stretch = STRETCH / peak if peak > 0 else 0.0
     panels = [
         Panel("dirty image", found.dirty, cmap="inferno", unit="Jy/beam"),
-        Panel("LoFi-ADMM (asinh)", x, (0.0, peak), "inferno", stretch, "Jy/pixel"),
+        Panel(f"{found.method} (asinh)", x, (0.0, peak), "inferno", stretch, "Jy/pixel"),
         Panel("residual", found.residual, (-5 * found.noise, 5 * found.noise), "RdBu_r", unit="Jy/beam, +-5 noise"),
     ]
     if bars is not None:

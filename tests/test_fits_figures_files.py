@@ -13,7 +13,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from PIL import Image
 
-from pnp_lofi.figures import Panel, save_figure
+from pnp_lofi.beam import Beam
+from pnp_lofi.figures import Panel, quick_look, save_figure
 from pnp_lofi.files import check_writable, write_json, written_whole
 from pnp_lofi.fits import read_place, sky_header, write_fits
 from pnp_lofi.images import load_image, save_image
@@ -91,6 +92,39 @@ def test_texts_that_fits_cannot_hold(tmp_path):
     write_fits(tmp_path / "x.fits", np.zeros((2, 2)), header)
     back = fits.getheader(tmp_path / "x.fits")
     assert back["TELESCOP"] == "?rebro?VLA" and back["OBJECT"] == "x" * 200
+
+
+def test_four_axes_with_frequency_and_beam(tmp_path):
+    shape, path = (40, 51), tmp_path / "x.fits"
+    header = sky_header(shape, CELL, CENTRE, "Jy/beam", frequency=1.284e9, bandwidth=8e8, beam=Beam(9.0, 6.0, -20.0),
+                        TELESCOP="MeerKAT")  # fmt: skip
+    image = np.arange(40.0 * 51).reshape(shape)
+    image[3, 4] = np.nan
+    write_fits(path, image, header)
+    back, data = fits.getheader(path), fits.getdata(path)
+    assert data.shape == (1, 1, 40, 51)
+    np.testing.assert_array_equal(data[0, 0], image)
+    assert [back[f"CTYPE{k}"] for k in range(1, 5)] == ["RA---SIN", "DEC--SIN", "FREQ", "STOKES"]
+    assert (back["RESTFRQ"], back["CRVAL3"], back["CDELT3"], back["CUNIT3"]) == (1.284e9, 1.284e9, 8e8, "Hz")
+    assert (back["BMAJ"], back["BMIN"], back["BPA"]) == pytest.approx((9 / 3600, 6 / 3600, -20))
+    assert (back["BUNIT"], back["TELESCOP"], back["CRVAL4"]) == ("Jy/beam", "MeerKAT", 1)
+    wcs = read_wcs(path)
+    assert wcs.pixel_to_world_values(0, 0, 0, 0)[2] == pytest.approx(1.284e9)
+    assert read_place(path) == pytest.approx((*CENTRE, CELL))
+    for row, column in ((0, 0), (20, 25), (39, 50), (7, 33)):
+        l, m = ((25 - column) * CELL / 206264.806, (row - 20) * CELL / 206264.806)
+        d0 = math.radians(CENTRE[1])
+        n = math.sqrt(1 - l**2 - m**2)
+        dec = math.asin(m * math.cos(d0) + n * math.sin(d0))
+        ra = CENTRE[0] + math.degrees(math.atan2(l, n * math.cos(d0) - m * math.sin(d0)))
+        found = wcs.celestial.world_to_pixel_values(ra, math.degrees(dec))
+        assert found == pytest.approx((column, row), abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [{"frequency": 0.0}, {"frequency": 1e9, "bandwidth": math.nan}, {"bandwidth": 1e6}])
+def test_bad_frequencies(bad):
+    with pytest.raises(ValueError, match="frequency"):
+        sky_header((2, 2), CELL, CENTRE, "Jy/beam", **bad)
 
 
 def test_fits_of_another_shape(tmp_path):
@@ -214,4 +248,51 @@ def test_constant_panel_and_wrong_shapes(tmp_path):
     for shape in ((2, 8, 8), (8,), (1, 1, 8, 8)):
         with pytest.raises(ValueError, match=r"a panel shows \(H, W\), \(1, H, W\) or \(3, H, W\)"):
             save_figure(tmp_path / "y.png", [Panel("", torch.zeros(shape))])
+    assert os.listdir(tmp_path) == ["x.png"]
+
+
+def shown(path: Path, image: torch.Tensor, beam: Beam | None = None, **options) -> np.ndarray:
+    header = sky_header(tuple(image.shape), CELL, CENTRE, "Jy/beam", beam=beam)
+    quick_look(path, image, header, cmap="gray", overwrite=True, **options)
+    return pixels(path)
+
+
+def test_quick_look_draws_the_beam_north_through_east(tmp_path):
+    """In the lower left, and its long axis leans to the left, which is East."""
+    grey = torch.full((64, 64), 0.5)
+    without = shown(tmp_path / "x.png", grey, limits=(0.0, 1.0))
+    found = shown(tmp_path / "x.png", grey, Beam(20 * CELL, 6 * CELL, 35.0), limits=(0.0, 1.0))
+    rows, columns = np.nonzero(np.abs(found - without).max(-1) > 0.2)
+    assert rows.min() > found.shape[0] / 2 and columns.max() < found.shape[1] / 2
+    box = found[rows.min() : rows.max(), columns.min() : columns.max(), 0]
+    inside = box[4:-4, 4:-4]  # without its frame
+    y, x = np.nonzero(inside < 0.5)
+    (_, _), axes = np.linalg.eigh(np.cov(np.stack([-y, -x])))  # up is North, left is East
+    north, east = axes[:, 1]
+    assert math.degrees(math.atan2(east, north)) % 180 == pytest.approx(35, abs=4)
+
+
+def test_quick_look_contours_and_blanks(tmp_path):
+    ramp = torch.linspace(-5, 40, 64).expand(64, 64).clone()
+    options = {"limits": (-100.0, 100.0), "stretch": 0.0}
+    plain, lined = shown(tmp_path / "x.png", ramp, **options), shown(tmp_path / "x.png", ramp, noise=1.0, **options)
+    frame = lined[100:500, 150:680, 0]  # of the panel
+    columns = np.nonzero((frame > 0.9).mean(0) > 0.9)[0]
+    groups = 1 + int((np.diff(columns) > 2).sum())
+    assert groups == 4  # 3, 6, 12, 24; the dashed one at -3 is not whole
+    assert not (plain[100:500, 150:680, 0] > 0.9).any()
+    ramp[:, 32:] = torch.nan
+    blank = shown(tmp_path / "x.png", ramp, **options)
+    assert np.isclose(blank[300, 150:680], 0.75, atol=0.01).all(-1).mean() > 0.4
+
+
+def test_quick_look_flat_and_bad_input(tmp_path):
+    shown(tmp_path / "x.png", torch.zeros(8, 8))
+    shown(tmp_path / "x.png", torch.zeros(8, 8), noise=1.0)
+    with pytest.raises(ValueError, match=r"shows \(H, W\) with finite pixels, got \(1, 8, 8\)"):
+        quick_look(tmp_path / "y.png", torch.zeros(1, 8, 8), {})
+    with pytest.raises(ValueError, match="finite pixels"):
+        quick_look(tmp_path / "y.png", torch.full((8, 8), torch.nan), {})
+    with pytest.raises(ValueError, match="noise must be finite and > 0"):
+        shown(tmp_path / "y.png", torch.zeros(8, 8), noise=0.0)
     assert os.listdir(tmp_path) == ["x.png"]

@@ -99,6 +99,19 @@ def test_default_cell_is_nyquist() -> None:
     assert default_cell(two, torch.tensor([1e9, 4e9])) == pytest.approx(default_cell(two, 2e9))
 
 
+def test_a_cell_that_is_too_coarse_is_refused() -> None:
+    uvw = meerkat_uvw(0.05)
+    cell = default_cell(uvw, 1.4e9)
+    for factor in (1.0, 1.5, 2.5):
+        finer = default_cell(uvw, 1.4e9, super_resolution=factor)
+        assert finer == pytest.approx(
+            180 * 3600 / math.pi / (2 * factor * float(uvw[:, :2].norm(dim=1).max()) / 0.214137), rel=1e-5
+        )
+        NUFFT((8, 8), uv_radians(uvw, 1.4e9, finer))
+    with pytest.raises(ValueError, match=r"with cells at least 1\.[0-9]+ times smaller"):
+        NUFFT((8, 8), uv_radians(uvw, 1.4e9, 2 * cell))
+
+
 def test_frequency_per_row() -> None:
     uv = torch.tensor([[100.0, 20.0], [100.0, 20.0]])
     found = uv_radians(uv, torch.tensor([1e9, 2e9]), 2.0)
@@ -172,6 +185,7 @@ def test_w_phase() -> None:
         (lambda: uv_radians(torch.ones(3, 2), 1e9, 0.0), "cell must be finite and > 0 arcsec"),
         (lambda: default_cell(torch.zeros(3, 2), 1e9), "length zero"),
         (lambda: default_cell(torch.ones(3, 2), 1e9, super_resolution=0.0), "super_resolution must be"),
+        (lambda: default_cell(torch.ones(3, 2), 1e9, super_resolution=0.9), "at least 1, .* longest baselines alias"),
         (lambda: w_phase(torch.ones(3, 2), 1e9, 1.0, (8, 8)), r"needs uvw of shape \(M, 3\)"),
         (lambda: w_phase(torch.ones(3, 3), 1e9, 3600.0, (256, 256)), "beyond the horizon"),
     ],

@@ -1,0 +1,346 @@
+"""CASA MeasurementSets (version 2): read in slices, and written."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pnp_lofi.observation import Observation
+from pnp_lofi.visibilities import ROWS, Block, Centre, Visibilities, hands, slices, stokes_i
+
+STOKES = dict(enumerate(("?", "I", "Q", "U", "V", "RR", "RL", "LR", "LL", "XX", "XY", "YX", "YY")))
+WEIGHTS = ("WEIGHT_SPECTRUM", "WEIGHT", "SIGMA_SPECTRUM", "SIGMA")
+FRAMES = ("J2000", "ICRS")
+J2000 = 51544.5 * 86400.0  # [s], where no times are known
+EARTH = 6378137.0  # [m], where no positions are known
+MOST_WINDOWS = 4096
+
+
+def casacore_tables() -> ModuleType:
+    """:raises ImportError: that says what to install."""
+    try:
+        from casacore import tables
+    except ImportError as error:
+        raise ImportError("MeasurementSets need python-casacore: pip install 'pnp_lofi[ms]'") from error
+    return tables
+
+
+@dataclass
+class _Window:
+    """Rows of one data description."""
+
+    rows: Any  # casacore table
+    first: int  # channel
+    frequency: np.ndarray  # (F,) [Hz]
+    hands: list[int]
+
+
+class MeasurementSet(Visibilities):
+    """Visibilities of one field of a MeasurementSet.
+
+    Its phases are V = sum I exp(+2 pi i (u l + v m)) for the UVW it holds, whether antenna 1 minus 2 or 2 minus 1
+    (CASA's imager negates u and v before its transform, FTMachine::negateUV): conjugated here. Autocorrelations are
+    left out. FLAG, FLAG_ROW and weights <= 0 flag.
+
+    :param str column: of data; "auto": CORRECTED_DATA if it is there, else DATA.
+    :param field: FIELD_ID or name; needed where there are several.
+    :param spw: SPECTRAL_WINDOW_ID, or several; default all.
+    :param tuple channels: (first, stop) of each window; default all.
+    :param str stokes: "I", or one hand ("XX").
+    :param str weights: a column; "auto": WEIGHT_SPECTRUM, else WEIGHT, else SIGMA_SPECTRUM, SIGMA as 1/sigma^2.
+    :param bool absolute_weights: no column says whether it is. After CASA's statwt, or in simulations, True: 1/sigma^2
+        per real component; as correlators write them they hold up to a factor.
+    :param tuple phase_centre: RA, Dec [deg], in place of FIELD's PHASE_DIR.
+    :param float time_average: [s]; int channel_average: within a window.
+    :raises ValueError: for what is missing, and selections that do not fit.
+    Source: casacore notes 229; CASA's guide to data weights.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        column: str = "auto",
+        field: int | str | None = None,
+        spw: int | tuple[int, ...] | None = None,
+        channels: tuple[int, int] | None = None,
+        stokes: str = "I",
+        weights: str = "auto",
+        absolute_weights: bool = False,
+        phase_centre: Centre | None = None,
+        time_average: float = 0.0,
+        channel_average: int = 1,
+    ) -> None:
+        main = _table(path)
+        lacks = [x for x in ("UVW", "FLAG", "DATA_DESC_ID", "FIELD_ID") if x not in main.colnames()]
+        lacks += [x for x in ("FIELD", "SPECTRAL_WINDOW", "POLARIZATION") if x not in main.keywordnames()]
+        if lacks:
+            raise ValueError(f"{path} is a casacore table, but no MeasurementSet: it lacks {', '.join(lacks)}")
+        number, name = _field(path, main, field)
+        told = _phase_centre(path, number) if phase_centre is None else phase_centre
+        super().__init__(
+            path, told, absolute_weights=absolute_weights, time_average=time_average, channel_average=channel_average
+        )
+        self._windows = self._select(main, number, spw, channels, stokes)
+        self._column = self._chosen(column, "data", ("CORRECTED_DATA", "DATA"))
+        self._weights = self._chosen(weights, "weights", WEIGHTS)
+        observations = _table(path, "OBSERVATION")
+        self.telescope = observations.getcell("TELESCOPE_NAME", 0) if observations.nrows() else ""
+        self.description = f"{path.name}, field {number} {name}, {self._column}"
+        self.rows = sum(w.rows.nrows() * len(w.frequency) for w in self._windows)
+
+    @property
+    def frequencies(self) -> np.ndarray:
+        return np.unique(np.concatenate([w.frequency for w in self._windows]))
+
+    def _select(
+        self, main: Any, field: int, spw: int | tuple[int, ...] | None, channels: tuple[int, int] | None, stokes: str
+    ) -> list[_Window]:
+        described, spectra, polar = (
+            _table(self.path, name) for name in ("DATA_DESCRIPTION", "SPECTRAL_WINDOW", "POLARIZATION")
+        )
+        spw_of, polar_of = (described.getcol(x) for x in ("SPECTRAL_WINDOW_ID", "POLARIZATION_ID"))
+        there = np.unique(main.query(f"FIELD_ID=={field}", columns="DATA_DESC_ID").getcol("DATA_DESC_ID"))
+        wanted = set(np.atleast_1d(spw_of[there] if spw is None else np.asarray(spw)).tolist())
+        if not wanted <= set(spw_of[there].tolist()):
+            raise ValueError(f"{self.path}: field {field} has spectral windows {spw_of[there].tolist()}, got spw={spw}")
+        windows = []
+        for k in there:
+            if spw_of[k] not in wanted:
+                continue
+            frequency = np.ravel(spectra.getcell("CHAN_FREQ", int(spw_of[k])))
+            first, stop = channels or (0, len(frequency))
+            if not 0 <= first < stop <= len(frequency):
+                raise ValueError(
+                    f"{self.path}: spectral window {spw_of[k]} has {len(frequency)} channels, got channels={channels}; "
+                    "they are (first, stop)"
+                )
+            width = spectra.getcell("CHAN_WIDTH", int(spw_of[k]))
+            self.width = max(self.width, float(np.abs(width).max()))
+            names = [STOKES.get(code, "?") for code in polar.getcell("CORR_TYPE", int(polar_of[k]))]
+            rows = main.query(f"FIELD_ID=={field} && DATA_DESC_ID=={k} && ANTENNA1!=ANTENNA2")
+            if rows.nrows():
+                windows.append(_Window(rows, first, frequency[first:stop], hands(names, stokes)))
+        if not windows:
+            raise ValueError(f"{self.path}: field {field} holds autocorrelations only; imaging needs two antennas")
+        return windows
+
+    def _chosen(self, asked: str, what: str, order: tuple[str, ...]) -> str:
+        """The first column of the order that holds something."""
+        order = order if asked == "auto" else (asked,)
+        rows = self._windows[0].rows
+        for name in order:
+            if name in rows.colnames() and rows.iscelldefined(name, 0):
+                return name
+        raise ValueError(
+            f"{self.path} has no {what}: expected a column {' or '.join(order)} that is not empty, it has "
+            f"{', '.join(sorted(rows.colnames()))}; choose with {'column' if what == 'data' else 'weights'}="
+        )
+
+    def _blocks(self, rows: int, part: tuple[int, int], data: bool) -> Iterator[Block]:
+        for window in self._windows:
+            table = window.rows
+            for start, stop in slices(table.nrows(), rows // len(window.frequency), part):
+                yield self._block(window, start, stop - start, data)
+
+    def _block(self, window: _Window, start: int, count: int, data: bool) -> Block:
+        table, which, last = window.rows, window.hands, window.first + len(window.frequency) - 1
+        step = which[-1] - which[0] or 1
+
+        def cube(column: str) -> np.ndarray:
+            corners = ([window.first, which[0]], [last, which[-1]], [1, step])
+            return np.asarray(table.getcolslice(column, *corners, start, count))
+
+        flag = cube("FLAG")
+        if "FLAG_ROW" in table.colnames():
+            flag = flag | table.getcol("FLAG_ROW", start, count)[:, None, None]
+        weight = (
+            cube(self._weights)
+            if self._weights.endswith("SPECTRUM")
+            else table.getcol(self._weights, start, count)[:, None, which]
+        )
+        if self._weights.startswith("SIGMA"):
+            weight = np.divide(1.0, np.square(weight), out=np.zeros(weight.shape), where=weight > 0)
+        weight = np.broadcast_to(weight, flag.shape)
+        vis = cube(self._column) if data else np.broadcast_to(np.complex64(0), flag.shape)
+        first, second = (table.getcol(name, start, count).astype(np.int64) for name in ("ANTENNA1", "ANTENNA2"))
+        uvw, time = table.getcol("UVW", start, count), table.getcol("TIME", start, count)
+        vis, weight, flag = stokes_i(vis, weight, flag)
+        return Block(uvw, window.frequency, np.conj(vis), weight, flag, time, first * 2**16 + second)
+
+
+def _table(path: Path, subtable: str = "") -> Any:
+    return casacore_tables().table(str(path / subtable), ack=False, lockoptions="autonoread")
+
+
+def _field(path: Path, main: Any, field: int | str | None) -> tuple[int, str]:
+    """The chosen field's number and name."""
+    if main.nrows() == 0:
+        raise ValueError(f"{path} has no rows")
+    names = _table(path, "FIELD").getcol("NAME")
+    there = {int(k): names[k] if k < len(names) else "" for k in np.unique(main.getcol("FIELD_ID"))}
+    chosen = [k for k, name in there.items() if field in (k, name) or (field is None and len(there) == 1)]
+    if len(chosen) != 1:
+        listed = ", ".join(f"{k} {name}" for k, name in there.items())
+        raise ValueError(f"{path} holds the fields {listed}; choose one, field=; got {field!r}")
+    return chosen[0], there[chosen[0]]
+
+
+def _phase_centre(path: Path, field: int) -> Centre:
+    table = _table(path, "FIELD")
+    known = field < table.nrows() and table.iscelldefined("PHASE_DIR", field)
+    centre = np.degrees(np.reshape(table.getcell("PHASE_DIR", field), (-1, 2))[0]) if known else np.full(2, np.nan)
+    frame = table.getcolkeywords("PHASE_DIR").get("MEASINFO", {}).get("Ref", "J2000")
+    if not np.isfinite(centre).all() or frame not in FRAMES:
+        raise ValueError(
+            f"{path}: PHASE_DIR of field {field} is {tuple(centre)} in {frame}, expected RA and Dec in J2000 or ICRS; "
+            "give phase_centre=(RA, Dec) [deg]"
+        )
+    return float(centre[0] % 360), float(centre[1])
+
+
+def write_measurement_set(
+    path: str | os.PathLike[str],
+    obs: Observation,
+    *,
+    time: np.ndarray | None = None,
+    antennas: tuple[np.ndarray, np.ndarray] | None = None,
+    positions: np.ndarray | None = None,
+    integration: float = 1.0,
+    overwrite: bool = False,
+) -> None:
+    """Write an observation as a MeasurementSet, whole or not at all.
+
+    Stokes I is written as XX = YY = I, each of half its weight, in DATA; WEIGHT is 1/sigma^2, and SIGMA is sigma. Each
+    frequency becomes a spectral window of one channel.
+
+    :param numpy.ndarray time: (M,) UTC [s, MJD]; where it is not known all have the same.
+    :param tuple antennas: two (M,) int, the antennas of each row; where they are not known all are of 0 and 1.
+    :param numpy.ndarray positions: (A, 3) ITRF [m]; where they are not known they are placeholders.
+    :param float integration: [s].
+    :param bool overwrite: replace a MeasurementSet; nothing else is ever replaced.
+    :raises FileExistsError: if the path exists and overwrite is not asked for, or is no MeasurementSet.
+    :raises ValueError: for lengths that differ, no w, too many frequencies.
+    """
+    path, rows = Path(path), len(obs.vis)
+    if path.exists() and not (overwrite and (path / "table.dat").is_file()):
+        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it, if it is a MeasurementSet")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.absolute().parent} does not exist; make it first")
+    if obs.uvw.shape[1] != 3:
+        raise ValueError(f"a MeasurementSet needs uvw (M, 3), got {obs.uvw.shape}; append w, or zeros")
+    time = np.full(rows, J2000) if time is None else np.asarray(time, np.float64)
+    one, two = (np.zeros(rows), np.ones(rows)) if antennas is None else antennas
+    if any(np.shape(x) != (rows,) for x in (time, one, two)):
+        raise ValueError(f"time and antennas must be ({rows},), got {np.shape(time)}, {np.shape(one)}, {np.shape(two)}")
+    frequencies, window = np.unique(np.broadcast_to(obs.frequency, rows), return_inverse=True)
+    if len(frequencies) > MOST_WINDOWS:
+        raise ValueError(f"{len(frequencies)} frequencies would be as many spectral windows; {MOST_WINDOWS} at most")
+    count = int(max(np.max(one), np.max(two))) + 1 if positions is None else len(positions)
+    if positions is None:
+        positions = np.array([[EARTH, 100.0 * k, 0.0] for k in range(count)])
+    part = path.with_name(path.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _write_main(part, obs, {"TIME": time, "ANTENNA1": one, "ANTENNA2": two, "DATA_DESC_ID": window}, integration)
+        _write_subtables(part, obs, frequencies, np.asarray(positions, np.float64), time)
+        old = path.with_name(path.name + ".old")
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_main(path: Path, obs: Observation, ids: dict[str, np.ndarray], integration: float) -> None:
+    tables = casacore_tables()
+    data = tables.makearrcoldesc(
+        "DATA", 0j, ndim=2, shape=[1, 2], valuetype="complex", datamanagertype="TiledColumnStMan"
+    )
+    main = tables.default_ms(str(path), tables.maketabdesc(data))
+    try:
+        main.addrows(len(obs.vis))
+        vis = np.conj(np.where(np.isfinite(obs.vis), obs.vis, 0)).astype(np.complex64)
+        weight = np.where(np.isfinite(obs.weight), obs.weight, 0).astype(np.float64) / 2
+        flag = obs.flag | ~(weight > 0)
+        sigma = np.where(flag, 1.0, 1 / np.sqrt(np.where(flag, 1.0, weight)))
+        for start in range(0, len(vis), ROWS):
+            k = slice(start, min(start + ROWS, len(vis)))
+
+            def put(name: str, value: np.ndarray, k: slice = k) -> None:
+                main.putcol(name, value[k], k.start, k.stop - k.start)
+
+            put("UVW", np.where(np.isfinite(obs.uvw), obs.uvw, 0))
+            put("DATA", np.repeat(vis[:, None, None], 2, axis=2))
+            put("FLAG", np.repeat(flag[:, None, None], 2, axis=2))
+            put("FLAG_ROW", flag)
+            put("WEIGHT", np.repeat(weight[:, None], 2, axis=1).astype(np.float32))
+            put("SIGMA", np.repeat(sigma[:, None], 2, axis=1).astype(np.float32))
+            put("TIME_CENTROID", ids["TIME"])
+            put("TIME", ids["TIME"])
+            for name in ("ANTENNA1", "ANTENNA2", "DATA_DESC_ID"):
+                put(name, np.asarray(ids[name], np.int32))
+            for name in ("INTERVAL", "EXPOSURE"):
+                put(name, np.full(len(vis), float(integration)))
+            for name in ("FIELD_ID", "FEED1", "FEED2", "ARRAY_ID", "OBSERVATION_ID", "SCAN_NUMBER"):
+                put(name, np.full(len(vis), int(name == "SCAN_NUMBER"), np.int32))
+            for name in ("PROCESSOR_ID", "STATE_ID"):
+                put(name, np.full(len(vis), -1, np.int32))
+    finally:
+        main.close()
+
+
+def _write_subtables(
+    path: Path, obs: Observation, frequencies: np.ndarray, positions: np.ndarray, time: np.ndarray
+) -> None:
+    span = np.array([time.min(), time.max()])
+    centre = np.radians(obs.phase_centre)[None]
+    telescope = obs.telescope or "UNKNOWN"
+    _fill(path, "ANTENNA", [
+        {"NAME": f"A{k}", "STATION": f"A{k}", "TYPE": "GROUND-BASED", "MOUNT": "ALT-AZ", "POSITION": position,
+         "OFFSET": np.zeros(3), "DISH_DIAMETER": 25.0} for k, position in enumerate(positions)
+    ])  # fmt: skip
+    _fill(path, "FEED", [
+        {"ANTENNA_ID": k, "FEED_ID": 0, "SPECTRAL_WINDOW_ID": -1, "TIME": span.mean(), "INTERVAL": 0.0,
+         "NUM_RECEPTORS": 2, "BEAM_ID": -1, "BEAM_OFFSET": np.zeros((2, 2)), "POLARIZATION_TYPE": ["X", "Y"],
+         "POL_RESPONSE": np.eye(2, dtype=np.complex64), "POSITION": np.zeros(3), "RECEPTOR_ANGLE": np.zeros(2)}
+        for k in range(len(positions))
+    ])  # fmt: skip
+    _fill(path, "FIELD", [
+        {"NAME": obs.description[:60] or "sky", "CODE": "", "TIME": span[0], "NUM_POLY": 0, "SOURCE_ID": -1,
+         "DELAY_DIR": centre, "PHASE_DIR": centre, "REFERENCE_DIR": centre}
+    ])  # fmt: skip
+    _fill(path, "OBSERVATION", [
+        {"TELESCOPE_NAME": telescope, "TIME_RANGE": span, "OBSERVER": "", "PROJECT": "", "RELEASE_DATE": 0.0,
+         "SCHEDULE_TYPE": "", "LOG": [""], "SCHEDULE": [""]}
+    ])  # fmt: skip
+    _fill(path, "POLARIZATION", [
+        {"NUM_CORR": 2, "CORR_TYPE": np.array([9, 12], np.int32), "CORR_PRODUCT": np.array([[0, 0], [1, 1]], np.int32)}
+    ])  # fmt: skip
+    width = float(np.diff(frequencies).min()) if len(frequencies) > 1 else 1e6
+    _fill(path, "SPECTRAL_WINDOW", [
+        {"NAME": f"{f / 1e6:.6f} MHz", "NUM_CHAN": 1, "REF_FREQUENCY": f, "CHAN_FREQ": np.array([f]),
+         "CHAN_WIDTH": np.array([width]), "EFFECTIVE_BW": np.array([width]), "RESOLUTION": np.array([width]),
+         "TOTAL_BANDWIDTH": width, "MEAS_FREQ_REF": 5, "NET_SIDEBAND": 1, "FREQ_GROUP": 0, "IF_CONV_CHAIN": 0}
+        for f in map(float, frequencies)
+    ])  # fmt: skip
+    _fill(path, "DATA_DESCRIPTION", [
+        {"SPECTRAL_WINDOW_ID": k, "POLARIZATION_ID": 0} for k in range(len(frequencies))
+    ])  # fmt: skip
+
+
+def _fill(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    table = casacore_tables().table(str(path / name), readonly=False, ack=False)
+    try:
+        table.addrows(len(rows))
+        for k, row in enumerate(rows):
+            for column, value in row.items():
+                table.putcell(column, k, value)
+    finally:
+        table.close()
