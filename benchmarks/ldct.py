@@ -7,6 +7,7 @@ and flipped, fresh noise. Nothing is trained on heads or on real slices.
 
 import copy
 import functools
+import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from benchmarks.common import need, parser, report, start
 from pnp_lofi.checkpoint import load_checkpoint
 from pnp_lofi.ct_quality import Networks, figures_of_merit, measured, told
 from pnp_lofi.ct_scans import Draws, Scan, fixed_pairs, load_scans
+from pnp_lofi.files import write_json
 from pnp_lofi.metrics import psnr
 from pnp_lofi.recipes.ldct import LOW, RATE, RECIPE, build, cleaned
 from pnp_lofi.train import TrainSettings, train
@@ -27,6 +29,7 @@ NETWORKS = ("LoFi", "SharedLoFi", "DnCNN", "IRCNN", "U-Net", "DRU-Net")
 SHOWN = ("LoFi", "SharedLoFi", "DnCNN", "U-Net", "DRU-Net")
 OBJECTS, CROP = {"LoFi": 32}, 48  # images a step, others 8; side of their crops [pixel]
 WARM, PROBES = 2, 8  # steps that are not timed, and that are
+SHIPPED = "SharedLoFi, shipped as ldct"
 REAL = {"real chest": "chest", "real head": "head"}
 QUOTED = {
     "source": "arXiv 2411.04995, Table I: 3 million parameters each, trained on 1000 real chest slices; out of "
@@ -39,7 +42,10 @@ QUOTED = {
 
 
 def trained(name: str, folder: Path, data: Any, scan: Scan, seconds: float, trained_on: str) -> dict[str, Any]:
-    """Train one network for so much processor time; its steps, seconds and parameters."""
+    """Train one network for so much processor time; its steps, seconds and parameters. One that is there is kept."""
+    kept = folder / f"{name}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     torch.manual_seed(0)
     model = build(name)
     source = Draws(data, OBJECTS.get(name, 8), None if name == "LoFi" else CROP)
@@ -58,8 +64,10 @@ def trained(name: str, folder: Path, data: Any, scan: Scan, seconds: float, trai
     about = {"recipe": RECIPE, "scan": asdict(scan), "trained_on": trained_on, "objects": source.objects,
              "crop": source.crop, "command": "python -m benchmarks.ldct"}  # fmt: skip
     train(model, source, settings(steps), folder / f"{name}.safetensors", about=about, progress=False)
-    return {"steps": steps, "seconds": time.process_time() - begin, "wall_seconds": time.perf_counter() - clock,
-            "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
+    row = {"steps": steps, "seconds": time.process_time() - begin, "wall_seconds": time.perf_counter() - clock,
+           "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
+    write_json(kept, row)
+    return row
 
 
 def picture(path: Path, rows: dict[str, dict[str, Tensor]]) -> None:
@@ -82,7 +90,9 @@ def picture(path: Path, rows: dict[str, dict[str, Tensor]]) -> None:
 def main() -> None:
     made = parser(__doc__, "ldct", data=True)
     made.add_argument("--seconds", type=float, default=80, help="processor time that a network is trained for")
-    made.add_argument("--work", type=Path, default=Path("ldct_networks"), help="folder of the checkpoints")
+    made.add_argument(
+        "--work", type=Path, default=Path("ldct_networks"), help="folder of the checkpoints; those there are kept"
+    )
     made.add_argument("--images", type=int, default=1000, help="procedural chests to train on")
     made.add_argument("--tests", type=int, default=40, help="procedural images of each kind to test on")
     made.add_argument("--networks", default=",".join(NETWORKS), help="comma-separated")
@@ -91,15 +101,21 @@ def main() -> None:
     need(*(args.data / "ct" / kind for kind in REAL.values()))
     args.work.mkdir(parents=True, exist_ok=True)
     scan = Scan()
-    data = load_scans("chest", scan, count=args.images)
+    names = args.networks.split(",")
+    missing = [name for name in names if not (args.work / f"{name}.json").exists()]
+    data = load_scans("chest", scan, count=args.images) if missing else None
     rows: list[dict[str, Any]] = []
     networks: Networks = {"FBP": lambda q: q}
-    for name in args.networks.split(","):
+    for name in names:
         row = trained(name, args.work, data, scan, args.seconds, f"{args.images} procedural chests")
         model = load_checkpoint(args.work / f"{name}.safetensors")[0]
         networks[name] = functools.partial(cleaned, model)
         rows.append({"network": name} | row)
         print(row, flush=True)
+    model, header = load_checkpoint("ldct")
+    networks[SHIPPED] = functools.partial(cleaned, model)
+    rows.append({"network": SHIPPED, "parameters": sum(p.numel() for p in model.parameters()),
+                 "steps": header["settings"]["steps"], "seconds": None})  # fmt: skip
     tests = {kind: load_scans(kind, scan, part="test", count=args.tests) for kind in ("chest", "head")}
     tests |= {kind: load_scans(args.data / "ct" / folder, scan) for kind, folder in REAL.items()}
     found: dict[str, Any] = {"rows": rows, "count": {}, "quality": {}, "training_images": args.images}

@@ -19,7 +19,8 @@ from pnp_lofi.lensing_power import smooth
 from pnp_lofi.mass_files import read_image, read_shear
 from pnp_lofi.mass_maps import classical_maps, e_and_b, map_error, seen_maps, sky_power
 from pnp_lofi.mass_scenes import Scene, scene_of, scenes, skies
-from pnp_lofi.recipes.massmap import PIXEL, TESTED, answered, load, panels
+from pnp_lofi.recipes.massmap import PIXEL, RECIPE, TESTED, answered, panels
+from pnp_lofi.supervised import load_network
 
 LEVELS = (0.08, 0.15, 0.22)
 SEEDS = 3  # draws of the noise of the survey's maps
@@ -82,7 +83,9 @@ def main() -> None:
     made.add_argument("--unet", type=Path, help="checkpoint of a U-Net, as the recipe massmap trains it")
     made.add_argument("--count", type=int, default=8, help="procedural skies of each noise")
     args = start(made)
-    loaded = {"LoFi": load(Path(args.checkpoint))} | ({"U-Net": load(args.unet)} if args.unet else {})
+    loaded = {"LoFi": load_network(args.checkpoint, RECIPE)} | (
+        {"U-Net": load_network(args.unet, RECIPE)} if args.unet else {}
+    )
     models, folder = {name: model for name, (model, _) in loaded.items()}, args.data / "lensing"
     rows: list[dict[str, Any]] = []
     for level in LEVELS:

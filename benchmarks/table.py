@@ -15,7 +15,7 @@ from benchmarks import massmap_tables, operator_tables, recipe_tables, scaling_t
 from benchmarks.common import RESULTS, ROOT, machine_line
 from benchmarks.sheet import Sheet, number, times
 
-PAGES = ("benchmarks", "ldct", "massmap", "scaling", "solvers", "uncertainty")
+PAGES = ("benchmarks", "denoise", "ldct", "massmap", "scaling", "solvers", "uncertainty")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES))
 BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

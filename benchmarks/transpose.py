@@ -15,8 +15,8 @@ from pnp_lofi.recipes.transpose import test, train
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "LoFi": {},
-    "U-Net": {"steps": 500, "objects": 8},
-    "DnCNN": {"steps": 200, "objects": 4},
+    "U-Net": {"steps": 1500, "objects": 8},
+    "DnCNN": {"steps": 600, "objects": 4},
 }
 
 
@@ -37,7 +37,8 @@ def main() -> None:
     for name, path in paths.items():
         model, header = load_checkpoint(path)
         count = sum(p.numel() for p in model.parameters())
-        networks[name] = {"parameters": count, "steps": header["settings"]["steps"], "objects": header["objects"]}
+        steps = header["metrics"].get("step", header["settings"]["steps"])  # of a run broken off, its best
+        networks[name] = {"parameters": count, "steps": steps, "objects": header["objects"]}
     report("transpose", found | {"networks": networks}, args.results)
 
 

@@ -2,22 +2,18 @@
 
 import json
 import sys
-import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-RECIPES = (
-    "denoise",
-    "ldct",
-    "massmap",
-    "transpose",
-)  # `pnp-lofi train ldct`: `python -m pnp_lofi.recipes.ldct train`
+from pnp_lofi.entry import start
+
+RECIPES = ("denoise", "ldct", "massmap", "transpose")  # `pnp-lofi train ldct`: `python -m pnp_lofi.recipes.ldct train`
 console = Console()
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 solve = typer.Typer(no_args_is_help=True, help="Reconstruct an image from measurements.")
@@ -31,6 +27,7 @@ Prior = Annotated[str, typer.Option(help="A shipped prior's name, or the path of
 Precision = Annotated[
     Literal["float32", "bfloat16", "auto"], typer.Option(help="Of the prior; auto: bfloat16 where it costs nothing.")
 ]
+Recipe = Annotated[str, typer.Argument(help=f"{', '.join(RECIPES)}; what follows is the recipe's.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with OUT.run, which ctrl-C or a crash leaves.")]
 Iterations = Annotated[int, typer.Option(help="Iterations at most.")]
 
@@ -70,6 +67,7 @@ def train(
     sigma_max: Annotated[float | None, typer.Option(help="Highest noise level.")] = None,
     low_precision: Annotated[float, typer.Option(help="Leading part of the steps done in bfloat16.")] = 0.0,
     seed: int = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: a GPU if there is one.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT.state.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -79,8 +77,8 @@ def train(
     levels = {"sigma_min": sigma_min, "sigma_max": sigma_max}
     figures = train_prior(
         images, out, size=size, steps=steps, objects=objects, lr=lr, seed=seed,
-        low_precision=low_precision, resume=resume, overwrite=overwrite, command=" ".join(["pnp-lofi", *sys.argv[1:]]),
-        **{k: v for k, v in levels.items() if v is not None},
+        low_precision=low_precision, device=device, resume=resume, overwrite=overwrite,
+        command=" ".join(["pnp-lofi", *sys.argv[1:]]), **{k: v for k, v in levels.items() if v is not None},
     )  # fmt: skip
     console.print(f"wrote {escape(str(out))}:", {k: round(v, 4) for k, v in figures.items()})
 
@@ -150,7 +148,10 @@ def simulate_radio(
     hours: Annotated[float, typer.Option(help="Length of the track about transit, hours.")] = 2.0,
     snr: Annotated[float, typer.Option(help="20 log10(|vis| / |noise|), dB.")] = 30.0,
     declination: Annotated[
-        float | None, typer.Option(help="Of the phase centre, degrees; default: the FITS header's, else -30.")
+        float | None,
+        typer.Option(
+            help="Of the phase centre, degrees; default: the FITS header's, else -30, the latitude of --antennas."
+        ),
     ] = None,
     frequency: Annotated[float, typer.Option(help="In Hz.")] = 1.4e9,
     integration: Annotated[float, typer.Option(help="Of one dump, seconds.")] = 240.0,
@@ -159,23 +160,34 @@ def simulate_radio(
         float | None,
         typer.Option(help="Pixel in arcsec; default: the FITS header's, else the longest baseline at Nyquist."),
     ] = None,
+    antennas: Annotated[
+        Path | None,
+        typer.Option(help="Table of x y z or e,n,u in metres, or CASA's .cfg (docs/radio.md); default: MeerKAT's."),
+    ] = None,
+    latitude: Annotated[
+        float | None, typer.Option(help="Of the array, degrees; needed for e,n,u where the table does not tell it.")
+    ] = None,
     seed: int = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Observe a sky with MeerKAT's 64 antennas."""
+    """Observe a sky with MeerKAT's 64 antennas, or with an array of yours."""
+    from pnp_lofi.antennas import read_antennas
     from pnp_lofi.files import check_writable
     from pnp_lofi.fits import read_place
     from pnp_lofi.images import load_image
     from pnp_lofi.observation import write_observation
-    from pnp_lofi.radio import simulate as observe
+    from pnp_lofi.radio_simulation import simulate as observe
 
     check_writable(out, overwrite=overwrite)
+    if latitude is not None and antennas is None:
+        raise ValueError("--latitude belongs to an array of yours; give it with --antennas")
+    array = None if antennas is None else read_antennas(antennas, latitude=latitude)
     image = load_image(sky, grey=True)[0, 0].numpy()
     ra, dec, pixel = read_place(sky) if sky.suffix.lower() in (".fits", ".fit") else (None, None, None)
-    declination = declination if declination is not None else dec if dec is not None else -30.0
     obs = observe(
-        image, hours=hours, snr=snr, declination=declination, frequency=frequency, integration=integration,
-        min_elevation=min_elevation, cell=cell or pixel, right_ascension=ra or 0.0, seed=seed,
+        image, hours=hours, snr=snr, declination=dec if declination is None else declination, frequency=frequency,
+        integration=integration, min_elevation=min_elevation, cell=cell or pixel, right_ascension=ra or 0.0, seed=seed,
+        antennas=array,
     )  # fmt: skip
     write_observation(out, obs, overwrite=overwrite)
     console.print(
@@ -185,28 +197,46 @@ def simulate_radio(
 
 @solve.command("radio", epilog=example("pnp-lofi solve radio OBS.h5 --size 512 --prior radio -o OUT.fits"))
 def solve_radio(
-    observation: Annotated[Path, typer.Argument(help="OBS.h5 (docs/obs_h5.md).")],
+    observation: Annotated[Path, typer.Argument(help="OBS.h5, MeasurementSet, UVFITS, .mat, npz.")],
     out: Out,
-    size: Annotated[int | None, typer.Option(help="Side of the image [pixel]; default: the truth's, else 512.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the image in pixels; default: the truth's, else 512.")
+    ] = None,
     cell: Annotated[float | None, typer.Option(help="Pixel size in arcsec; default: the observation's.")] = None,
     prior: Prior = "radio",
     sigma: Annotated[
         float | None, typer.Option(help="Noise of the whitened data; default: from the weights, else estimated.")
     ] = None,
-    iterations: Iterations = 50,
+    iterations: Annotated[int | None, typer.Option(help="Iterations at most; default: 50, of CLEAN 10000.")] = None,
     precision: Precision = "float32",
+    beam: Annotated[
+        str | None,
+        typer.Option(metavar="MAJ,MIN,PA", help="To restore with: arcsec, arcsec, degrees; default: fitted."),
+    ] = None,
+    primary_beam: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE|FWHM",
+            help="Also OUT_pb.fits, OUT_pbcor.fits: meerkat, vla, a table of radius and power, or a width in degrees.",
+        ),
+    ] = None,
+    pb_cutoff: Annotated[float, typer.Option(help="OUT_pbcor.fits is blank where the primary beam is lower.")] = 0.2,
+    clean: Annotated[bool, typer.Option("--clean", help="Hogbom's CLEAN, a baseline, instead of LoFi-ADMM.")] = False,
     error_bars: Annotated[
         int | None, typer.Option(help="Also OUT_std.fits, from so many draws of the posterior; some 200 are good.")
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Image visibilities: FITS of sky, dirty image, residual and error bars, a PNG of all, a JSON of what was run."""
+    """Image visibilities: FITS of the sky, dirty image, residual, dirty beam, restored image and error bars; pictures
+    of all and of the restored one; a JSON of what was run."""
     from pnp_lofi.radio import image_file
+    from pnp_lofi.radio_products import parse_beam
 
     report = image_file(
         observation, out, size=size, cell=cell, prior=prior, sigma=sigma, iterations=iterations, precision=precision,
-        error_bars=error_bars, resume=resume, overwrite=overwrite,
+        error_bars=error_bars, beam=None if beam is None else parse_beam(beam), primary_beam=primary_beam,
+        pb_cutoff=pb_cutoff, clean=clean, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     _finish(out, report, overwrite)
 
@@ -237,33 +267,32 @@ def _finish(out: Path, report: dict[str, Any], overwrite: bool) -> None:
     console.print(table)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """A warning without the source line that it came from."""
-    Console(stderr=True).print(f"[yellow]warning[/yellow]: {escape(str(message))}", highlight=False, soft_wrap=True)
+@app.command(epilog=example("pnp-lofi test ldct --help"))
+def test(recipe: Recipe) -> None:
+    """Measure what `train RECIPE` wrote on images that it has not seen; `pnp-lofi test RECIPE --help`."""
+    raise ValueError(f"recipes are {', '.join(RECIPES)}, got {recipe!r}")
+
+
+@app.command(epilog=example("pnp-lofi apply massmap --help"))
+def apply(recipe: Recipe) -> None:
+    """Use what `train RECIPE` wrote on a file of yours; `pnp-lofi apply RECIPE --help`."""
+    raise ValueError(f"recipes are {', '.join(RECIPES)}, got {recipe!r}")
 
 
 def main() -> None:
-    """Entry point: an error of the user's is one line, not a traceback."""
-    warnings.showwarning = _show_warning
-    try:
-        if sys.argv[1:2] == ["train"] and sys.argv[2:3] and sys.argv[2] in RECIPES:
-            import_module(f"pnp_lofi.recipes.{sys.argv[2]}").app(["train", *sys.argv[3:]], prog_name="pnp-lofi")
-        else:
-            app()
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
-        text = escape(" ".join(str(error).split()))
-        Console(stderr=True).print(f"[red]error[/red]: {text}", highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted")
-        sys.exit(130)
+    """Entry point; what follows `train RECIPE`, `test RECIPE` or `apply RECIPE` is the recipe's."""
+    what, name = [*sys.argv[1:3], "", ""][:2]
+    if what in ("train", "test", "apply") and name in RECIPES:
+        start(lambda: _recipe(what, name))
+    else:
+        start(app)
+
+
+def _recipe(what: str, name: str) -> None:
+    commands = typer.main.get_command(import_module(f"pnp_lofi.recipes.{name}").app).commands  # type: ignore[attr-defined]
+    if what not in commands:
+        raise ValueError(f"the recipe {name} has {', '.join(commands)}, but no {what}")
+    commands[what].main(sys.argv[3:], prog_name=f"pnp-lofi {what} {name}")
 
 
 if __name__ == "__main__":

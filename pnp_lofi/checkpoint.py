@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pnp_lofi.baselines import Baseline
+from pnp_lofi.files import written_whole
 from pnp_lofi.lofi import LoFi
 from pnp_lofi.shared import SharedLoFi
 
@@ -36,20 +37,24 @@ def find_checkpoint(name: str | os.PathLike[str]) -> Path:
     path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no prior named {str(name)!r} and no file of that path; shipped priors: {', '.join(shipped())}"
+            f"no network named {str(name)!r} and no file of that path; shipped: {', '.join(shipped())}"
         )
     return path
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
-    """Write a safetensors file with a JSON header, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.touch()
-    mode = part.stat().st_mode  # save_file writes without a copy in memory, but for the owner alone
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {KEY: json.dumps(header)})
-    part.chmod(mode)
-    os.replace(part, path)
+    """Write a safetensors file with a JSON header, whole or not at all; what was there is replaced.
+
+    :raises OSError: if it cannot be written, when the disk is full for instance.
+    """
+    with written_whole(path, overwrite=True) as part:
+        part.touch()
+        mode = part.stat().st_mode  # save_file writes without a copy in memory, but for the owner alone
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {KEY: json.dumps(header)})
+        except SafetensorError as error:
+            raise OSError(f"{path} was not written: {error}") from error
+        part.chmod(mode)
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

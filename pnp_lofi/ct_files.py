@@ -1,7 +1,8 @@
 """CT pictures in and out: sinograms and DICOM slices are read, Hounsfield units are written."""
 
+import math
 import os
-import warnings
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,11 @@ from pnp_lofi.images import save_image, save_png
 from pnp_lofi.sinogram_file import ENDINGS, Geometry, read_sinogram
 
 OUT = (".png", ".npy", ".dcm")
+TEXTURE = (
+    "slices are taken for filtered backprojection as the network was trained on; a scanner's smoother kernel or larger "
+    "images give another texture of noise, which may be sharpened instead of removed: compare, and train on pairs of "
+    "that scanner"
+)
 
 
 class Picture(NamedTuple):
@@ -47,7 +53,7 @@ def from_sinogram(
     :param float water: attenuation of water that makes Hounsfield units of the result [1/mm].
     :param item, transpose, photons: see :func:`~pnp_lofi.sinogram_file.read_sinogram`.
     """
-    if not 0 < water < float("inf"):
+    if not 0 < water < math.inf:
         raise ValueError(f"water's attenuation must be > 0, got {water}")
     sinogram = read_sinogram(path, item=item, transpose=transpose, photons=photons)
     op = sinogram.operator(geometry)
@@ -62,17 +68,14 @@ def from_slice(
 
     :param Scan scan: None: the slice is itself a noisy filtered backprojection.
     :param int side: resize to [pixel]; float spacing: of a slice that does not say [mm].
+    :raises ValueError: for a side below 16, or a slice to scan that is not square.
     """
+    if side is not None and side < 16:
+        raise ValueError(f"expected a side of 16 pixels or more, got {side}")
     hu, pixel = read_slice(path, spacing=None if spacing is None else (spacing, spacing), resample=True)
     if side is not None:
         pixel, hu = pixel * hu.shape[-1] / side, resized(hu, side)
     if scan is None:
-        warnings.warn(
-            f"{path.name} is taken for filtered backprojection as the network was trained on; a scanner's smoother "
-            "kernel or larger images give another texture of noise, which may be sharpened instead of removed: "
-            "compare, and train on pairs of that scanner",
-            stacklevel=2,
-        )
         return Picture(1 + hu[None] / 1000, pixel, None, path)
     if hu.shape[-1] != hu.shape[-2]:
         raise ValueError(f"{path}: only square slices are scanned here, got {tuple(hu.shape[-2:])}")
@@ -86,8 +89,8 @@ def is_sinogram(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 
-def jobs(source: Path, outs: Sequence[Path], *, overwrite: bool = False) -> list[tuple[Path, list[Path]]]:
-    """What is read, and what is then written: one file, or the slices of a folder as DICOM into another folder.
+def jobs(source: Path, outs: Sequence[Path], *, overwrite: bool = False) -> list[tuple[Path, list[Path], str]]:
+    """What is read, what is then written, and its DICOM series: one file, or the slices of a folder into another one.
 
     :raises ValueError: for an ending that is not .png, .npy or .dcm, or a folder that is not written to one folder.
     :raises FileNotFoundError: if there is no such file or folder; FileExistsError: as :func:`check_writable`.
@@ -95,19 +98,25 @@ def jobs(source: Path, outs: Sequence[Path], *, overwrite: bool = False) -> list
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {str(source)!r}")
     if not source.is_dir():
-        found = [(source, list(outs))]
+        found = [(source, list(outs), _series())]
     else:
-        slices = [path for series in dicom_series(source).values() for path in series]
+        named = [(series, _series()) for series in dicom_series(source).values()]
+        slices = [(path, uid) for series, uid in named for path in series]
         if len(outs) != 1 or outs[0].suffix or outs[0].resolve() == source.resolve():
             raise ValueError(f"{source} is a folder: name one other folder for its slices with -o")
         outs[0].mkdir(exist_ok=True)
-        found = [(path, [outs[0] / f"{k + 1:04d}.dcm"]) for k, path in enumerate(slices)]
-    for _, paths in found:
+        found = [(path, [outs[0] / f"{k + 1:04d}.dcm"], uid) for k, (path, uid) in enumerate(slices)]
+    for _, paths, _ in found:
         for path in paths:
             if path.suffix.lower() not in OUT:
                 raise ValueError(f"{path}: expected an ending of {', '.join(OUT)}")
             check_writable(path, overwrite=overwrite)
     return found
+
+
+def _series() -> str:
+    """A new SeriesInstanceUID."""
+    return f"2.25.{uuid.uuid4().int}"
 
 
 def write_picture(
@@ -145,6 +154,6 @@ def window_of(text: str) -> str | tuple[float, float]:
         centre, width = (float(word) for word in text.split(","))
     except ValueError as error:
         raise ValueError(f"expected a window of {', '.join(WINDOWS)} or CENTRE,WIDTH in HU, got {text!r}") from error
-    if not 0 < width < float("inf"):
-        raise ValueError(f"a window's width must be > 0 HU, got {width}")
+    if not (math.isfinite(centre) and 0 < width < math.inf):
+        raise ValueError(f"a window has a finite centre and a width > 0 HU, got {text!r}")
     return centre, width

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pnp_lofi.ct_scans import Scan, from_hu, to_hu
+from pnp_lofi.datasets import check_real
 from pnp_lofi.files import check_writable, written_whole
 from pnp_lofi.metrics import psnr
 from pnp_lofi.phantoms import draw
@@ -59,11 +60,14 @@ def edge_spread(image: Tensor, centre: tuple[float, float], radius: float, *, re
     :param tuple centre: row and column [pixel]. float radius: of the disk [pixel].
     :param float reach: to either side of the edge [pixel], where nothing else may lie.
     :returns: (bins,) from inside to outside.
-    :raises ValueError: if the image or the disk is too small for that.
+    :raises ValueError: if the image or the disk is too small for that, for NaN or infinity.
     """
+    if image.ndim != 2:
+        raise ValueError(f"expected a picture (H, W), got {tuple(image.shape)}")
+    check_real("edge_spread", image=image)
     H, W = image.shape
     inside = min(centre[0], H - 1 - centre[0], centre[1], W - 1 - centre[1])
-    if image.ndim != 2 or radius + reach > inside or radius < reach:
+    if radius + reach > inside or radius < reach:
         raise ValueError(
             f"expected a disk with {reach:g} pixels to either side of its edge, got a radius of {radius:g} with "
             f"{inside:g} pixels from its centre to the border; draw it larger, on more pixels"
@@ -117,11 +121,12 @@ def nps(images: Tensor, pixel: float) -> NPS:
 
     :param torch.Tensor images: (n, H, W), n >= 2, in HU for instance.
     :param float pixel: side of a pixel [mm].
-    :raises ValueError: for other shapes.
+    :raises ValueError: for other shapes, NaN or infinity.
     Source: Samei et al. 2019, AAPM report TG-233: dx dy / (H W) mean |F(image - mean)|^2 n / (n - 1).
     """
     if images.ndim != 3 or len(images) < 2 or min(images.shape[-2:]) < 4:
         raise ValueError(f"expected two or more pictures of one object, (n, H, W), got {tuple(images.shape)}")
+    check_real("nps", images=images)
     n, H, W = images.shape
     noise = images.double() - images.double().mean(0)
     power = torch.fft.fft2(noise).abs().square().sum(0) / (n - 1)

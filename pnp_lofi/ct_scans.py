@@ -253,6 +253,8 @@ def load_scans(
     """
     if (side is not None and side < 16) or (count is not None and count < 1):
         raise ValueError(f"expected a side of 16 pixels or more and at least one image, got {side} and {count}")
+    if part not in SEEDS:
+        raise ValueError(f"expected a part of {', '.join(SEEDS)}, got {part!r}")
     if str(data) in PHANTOMS:
         draw, field = PHANTOMS[str(data)]
         side, number = side or SIDE, count or (1000 if part == "train" else 100)
@@ -260,7 +262,7 @@ def load_scans(
         return Scanned(list(images), [field / side] * number, scan, device=device)
     path = Path(data)
     if path.suffix in (".npz", *HDF5) and path.is_file():
-        return _pairs(_one_channel(Pairs(path), path), side, count)
+        return _pairs(_alike(Pairs(path), path, side), side, count)
     if not path.is_dir():
         raise FileNotFoundError(
             f"no folder {str(data)!r}; data are a folder, a file of pairs, or {', '.join(PHANTOMS)}"
@@ -297,9 +299,12 @@ def _lodopab(data: LoDoPaB, side: int | None, scan: Scan) -> Any:
     return _Mapped(data, pair)
 
 
-def _one_channel(pairs: Pairs, path: Path) -> Pairs:
-    if {shape[0] for shape in pairs.shapes} != {1}:
-        raise ValueError(f"{path}: expected one channel of y and x, got shapes {pairs.shapes[0]} and {pairs.shapes[1]}")
+def _alike(pairs: Pairs, path: Path, side: int | None) -> Pairs:
+    y, x = pairs.shapes
+    if y[0] != 1 or x[0] != 1:
+        raise ValueError(f"{path}: expected one channel of y and x, got shapes {y} and {x}")
+    if y != x and side is None:
+        raise ValueError(f"{path}: expected y and x of one size, got {y} and {x}; pass --side")
     return pairs
 
 

@@ -129,7 +129,7 @@ class FileSet(Sequence[Any]):
             try:
                 item = read(path)
             except (ValueError, OSError) as error:
-                broken.append(str(error))
+                broken.append(told(path, error))
                 continue
             if _bytes(item) <= self._cache.budget:
                 self._cache.kept[len(self.paths)] = item
@@ -144,6 +144,22 @@ class FileSet(Sequence[Any]):
     def __getitem__(self, k: Any) -> Any:
         k = checked_index(int(k), len(self))
         return self._cache.kept[k] if k in self._cache.kept else self.read(self.paths[k])
+
+
+def told(path: Any, error: Exception) -> str:
+    """An error that names its file."""
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
+def check_real(where: Any, **arrays: Tensor) -> None:
+    """:raises ValueError: naming the array that is empty or complex, or holds NaN or infinity."""
+    for name, x in arrays.items():
+        bad = int((~torch.isfinite(x)).sum())
+        if x.is_complex() or not x.numel() or bad:
+            raise ValueError(
+                f"{where}: expected finite real numbers of {name}, got {x.dtype} {tuple(x.shape)} with {bad} NaN or "
+                "infinite; torch.isfinite finds them"
+            )
 
 
 def report_broken(broken: Sequence[str], count: int) -> None:

@@ -6,6 +6,8 @@ Needs pydicom: pip install 'pnp_lofi[ct]'. Lengths in millimetres, rows first.
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 AIR = -1000.0  # [HU]
 PADDING = -1024.0  # below it nothing was measured [HU]
+PADDINGS = ("PixelPaddingValue", "PixelPaddingRangeLimit")  # nor between these, before slope and intercept
 SAME = 1e-3  # two sides of a pixel that differ by less, relatively, are equal
 ENDINGS = (".dcm", ".dicom", ".ima")
 
@@ -42,52 +45,91 @@ class _Found(NamedTuple):
     number: int
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Whatever pydicom raises over a damaged file, as a ValueError with its path; its warnings are not ours to mend."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except _FaultError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:  # of all kinds, when an element is looked at
+        raise ValueError(f"{path}: broken, or not DICOM as pydicom reads it ({error})") from error
+
+
+class _FaultError(ValueError):
+    """What is wrong with a file that can be read."""
+
+
 def read_slice(
-    path: str | os.PathLike[str], *, spacing: tuple[float, float] | None = None, resample: bool = False
+    path: str | os.PathLike[str],
+    *,
+    spacing: tuple[float, float] | None = None,
+    rescale: tuple[float, float] | None = None,
+    resample: bool = False,
 ) -> Slice:
-    """Read one CT slice in Hounsfield units; what lies below -1024 HU is padding and becomes air, -1000.
+    """Read one CT slice in Hounsfield units; PixelPaddingValue and what lies below -1024 HU become air, -1000.
 
     :param tuple spacing: between rows and between columns [mm], for a file that does not say.
+    :param tuple rescale: slope and intercept that make HU of the numbers, for a file that does not say.
     :param bool resample: a pixel that is not square is made so, with the finer side, bilinearly.
     :raises FileNotFoundError: if there is no such file.
-    :raises ValueError: for a broken file, one that is no CT slice, or without pixel spacing, or with pixels that are
-        not square if resample is False, or compressed in a way that pydicom cannot undo.
+    :raises ValueError: for a broken file, one that is no CT slice in HU, or without pixel spacing, or with pixels that
+        are not square if resample is False, or compressed in a way that pydicom cannot undo.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no DICOM file {str(path)!r}")
     file = read_file(path, pixels=True)
-    try:
+    with named(path):
         raw = file.pixel_array
-    except Exception as error:  # pydicom's decoders raise of all kinds
-        raise ValueError(f"{path}: the pixels cannot be decoded ({error})") from error
-    hu = raw.astype(np.float32) * np.float32(file.get("RescaleSlope", 1)) + np.float32(file.get("RescaleIntercept", 0))
-    hu[hu < PADDING] = AIR
-    if not np.isfinite(hu).all():
-        raise ValueError(f"{path}: slope {file.RescaleSlope} and intercept {file.RescaleIntercept} give no numbers")
-    return _square(torch.from_numpy(hu)[None], _spacing(file, path, spacing), resample, path)
+        if raw.shape != (file.Rows, file.Columns):
+            raise _FaultError(f"expected {file.Rows} x {file.Columns} pixels, got {raw.shape}")
+        slope, intercept = _rescale(file, rescale)
+        hu = raw.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        ends = [float(value) for value in map(file.get, PADDINGS) if value is not None] or [math.nan]
+        hu[(hu < PADDING) | ((raw >= min(ends)) & (raw <= max(ends)))] = AIR
+        return _square(torch.from_numpy(hu)[None], _spacing(file, spacing), resample)
 
 
-def _square(hu: Tensor, sides: tuple[float, float], resample: bool, path: Path) -> Slice:
+def _rescale(file: "Dataset", given: tuple[float, float] | None) -> tuple[float, float]:
+    found = given if given is not None else (file.get("RescaleSlope"), file.get("RescaleIntercept"))
+    if None in found:
+        raise _FaultError(
+            "has no RescaleSlope (0028,1053) and RescaleIntercept (0028,1052), so that its numbers need not be "
+            "HU; pass rescale=(slope, intercept), (1, 0) if they are, or write both into the file"
+        )
+    if given is None and file.get("RescaleType", "HU") not in ("HU", "US", "", None):
+        raise _FaultError(
+            f"expected RescaleType HU, got {file.RescaleType}; pass rescale=(slope, intercept) to make HU"
+        )
+    slope, intercept = (float(s) for s in found)
+    if not (0 < abs(slope) < math.inf and math.isfinite(intercept)):
+        raise _FaultError(f"slope {slope} and intercept {intercept} give no numbers; pass rescale=(slope, intercept)")
+    return slope, intercept
+
+
+def _square(hu: Tensor, sides: tuple[float, float], resample: bool) -> Slice:
     row, column = sides
     if abs(row - column) <= SAME * max(sides):
         return Slice(hu, row)
     if not resample:
-        raise ValueError(
-            f"{path}: pixels of {row} x {column} mm are not square; pass resample=True to make them of {min(sides)} mm"
+        raise _FaultError(
+            f"pixels of {row} x {column} mm are not square; pass resample=True to make them of {min(sides)} mm"
         )
     side = min(sides)
     shape = [round(n * s / side) for n, s in zip(hu.shape[-2:], sides, strict=True)]
     return Slice(interpolate(hu[None], shape, mode="bilinear", antialias=True)[0], side)
 
 
-def _spacing(file: "Dataset", path: Path, given: tuple[float, float] | None) -> tuple[float, float]:
+def _spacing(file: "Dataset", given: tuple[float, float] | None) -> tuple[float, float]:
     found = given if given is not None else file.get("PixelSpacing")
-    if found is None or len(found) != 2:
-        raise ValueError(f"{path}: has no PixelSpacing (0028,0030); pass spacing=(rows, columns) in mm if you know it")
+    if found is None:
+        raise _FaultError("has no PixelSpacing (0028,0030); pass spacing=(rows, columns) in mm if you know it")
+    if np.shape(found) != (2,):
+        raise _FaultError(f"expected a spacing of (rows, columns) in mm, got {found}")
     row, column = (float(s) for s in found)
     if not (0 < row < math.inf and 0 < column < math.inf):
-        raise ValueError(f"{path}: expected a pixel spacing > 0 mm, got {row} x {column}")
+        raise _FaultError(f"expected a pixel spacing > 0 mm, got {row} x {column}")
     return row, column
 
 
@@ -100,44 +142,47 @@ def import_pydicom() -> Any:
 
 
 def read_file(path: Path, *, pixels: bool) -> "Dataset":
-    """:raises ValueError: if the file is broken, or no single CT slice."""
+    """:raises FileNotFoundError: if there is none. ValueError: if the file is broken, or no single CT slice."""
     pydicom = import_pydicom()
-    try:
-        with path.open("rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that are not ours to mend
-            file = pydicom.dcmread(stream, stop_before_pixels=not pixels)
-            at = stream.tell()
-    except Exception as error:  # a broken file raises of all kinds
-        raise ValueError(f"{path}: broken, or not DICOM ({error})") from error
-    fault = _fault(file)
-    if fault:
-        raise ValueError(f"{path}: {fault}")
-    syntax = file.file_meta.get("TransferSyntaxUID")
-    if syntax is not None and syntax.is_compressed and not _decodes(syntax):
-        raise ValueError(
-            f"{path}: compressed as {syntax.name}, which needs a decoder: pip install pylibjpeg pylibjpeg-libjpeg "
-            "pylibjpeg-openjpeg, or write it uncompressed with gdcmconv --raw"
-        )
-    plain = syntax is None or not (syntax.is_compressed or syntax.is_deflated)
-    tag = 8 if syntax is not None and syntax.is_implicit_VR else 12  # bytes before the pixels
-    end = at + tag + file.Rows * file.Columns * int(file.get("BitsAllocated", 16)) // 8
-    if not pixels and plain and path.stat().st_size < end:
-        raise ValueError(f"{path}: breaks off before its {file.Rows} x {file.Columns} pixels end")
+    if not path.is_file():
+        raise FileNotFoundError(f"no DICOM file {str(path)!r}")
+    with named(path):
+        try:
+            with path.open("rb") as stream:
+                file = pydicom.dcmread(stream, stop_before_pixels=not pixels)
+                at = stream.tell()
+        except pydicom.errors.InvalidDicomError as error:
+            raise _FaultError("no DICOM, or without its preamble; rewrite it with dcmconv +F") from error
+        if fault := _fault(file):
+            raise _FaultError(fault)
+        syntax = file.file_meta.get("TransferSyntaxUID")
+        if syntax is not None and syntax.is_compressed and not _decodes(syntax):
+            raise _FaultError(
+                f"compressed as {syntax.name}, which needs a decoder: pip install pylibjpeg pylibjpeg-libjpeg "
+                "pylibjpeg-openjpeg, or write it uncompressed with gdcmconv --raw"
+            )
+        plain = syntax is None or not (syntax.is_compressed or syntax.is_deflated)
+        tag = 8 if syntax is not None and syntax.is_implicit_VR else 12  # bytes before the pixels
+        end = at + tag + file.Rows * file.Columns * int(file.get("BitsAllocated", 16)) // 8
+        if not pixels and plain and path.stat().st_size < end:
+            raise _FaultError(f"breaks off before its {file.Rows} x {file.Columns} pixels end")
     return file
 
 
 def _fault(file: "Dataset") -> str:
     """Why a file is no CT slice; empty if it is one."""
     if file.get("Modality", "CT") != "CT":
-        return f"expected Modality CT, got {file.Modality}"
+        return f"expected Modality CT, got {file.Modality or 'none'}"
     if "LOCALIZER" in file.get("ImageType", []):
         return "a localizer (scout view), not a slice"
     if not (file.get("Rows") and file.get("Columns")):
         return "has no image"
     if int(file.get("NumberOfFrames") or 1) > 1:
-        return f"expected one frame, got {file.NumberOfFrames}; split the file"
+        return f"expected one frame, got {file.NumberOfFrames}; split the file, for instance with emf2sf of dcm4che"
     if int(file.get("SamplesPerPixel", 1)) != 1:
         return f"expected one channel, got {file.SamplesPerPixel}"
+    if file.get("PhotometricInterpretation") == "PALETTE COLOR":
+        return "expected numbers, got the indices of a palette"
     return ""
 
 
@@ -187,12 +232,14 @@ def _is_dicom(path: Path) -> bool:
 
 def _place(path: Path) -> _Found:
     file = read_file(path, pixels=False)
-    place, plane = file.get("ImagePositionPatient"), file.get("ImageOrientationPatient")
-    along = math.nan
-    if place is not None and len(place) == 3:
-        axes = np.array(plane, float).reshape(2, 3) if plane is not None and len(plane) == 6 else np.eye(3)[:2]
-        along = float(np.cross(*axes) @ np.array(place, float))
-    return _Found(path, str(file.get("SeriesInstanceUID", path.parent)), along, int(file.get("InstanceNumber") or 0))
+    with named(path):
+        place, plane = file.get("ImagePositionPatient"), file.get("ImageOrientationPatient")
+        along = math.nan
+        if place is not None and len(place) == 3:
+            axes = np.array(plane, float).reshape(2, 3) if plane is not None and len(plane) == 6 else np.eye(3)[:2]
+            along = float(np.cross(*axes) @ np.array(place, float))
+        series = str(file.get("SeriesInstanceUID", path.parent))
+        return _Found(path, series, along, int(file.get("InstanceNumber") or 0))
 
 
 def _in_order(found: list[_Found]) -> list[_Found]:
@@ -214,6 +261,8 @@ class DicomSlices:
     ) -> None:
         if units not in ("HU", "1/mm", "1/pixel"):
             raise ValueError(f"expected units of HU, 1/mm or 1/pixel, got {units!r}")
+        if size is not None and size < 1:
+            raise ValueError(f"expected a size of 1 pixel or more, got {size}")
         found = dicom_series(folder)
         self.files = [path for files in found.values() for path in files]
         self.series = [uid for uid, files in found.items() for _ in files]  # of each item

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+CACHED = 0.5  # part of a GPU's free memory that images may take
 Batch = Callable[[torch.Generator], Tensor]  # draws (objects, C, size, size) clean crops
 
 
@@ -28,8 +29,31 @@ class Example(NamedTuple):
     def to(self, device: torch.device | str) -> "Example":
         return Example(*(None if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[arg-type]
 
+    def pinned(self) -> "Example":
+        """In memory that a GPU copies from while it computes."""
+        parts = (t if t is None or t.is_cuda else t.pin_memory() for t in self)
+        return Example(*parts)  # type: ignore[arg-type]
+
 
 Source = Callable[[torch.Generator], Example]
+
+
+def cached(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """The images on a GPU, if they take less than half of what is free there; else as they are."""
+    if device.type != "cuda":
+        return list(images)
+    wanted = sum(x.numel() * x.element_size() for x in images)
+    fits = wanted < CACHED * torch.cuda.mem_get_info(device)[0]
+    return [x.to(device) for x in images] if fits else list(images)
+
+
+def normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers where a tensor is; a GPU makes its own, seeded by the generator of the processor."""
+    if like.device.type == "cpu":
+        return torch.randn(like.shape, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    g = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, device=like.device, generator=g)
 
 
 class Crops:
@@ -98,9 +122,8 @@ class Noisy:
     def __call__(self, generator: torch.Generator) -> Example:
         x = self.clean(generator)
         span = math.log(self.sigma_max / self.sigma_min)
-        sigma = self.sigma_min * torch.exp(span * torch.rand(len(x), generator=generator))
-        noise = torch.randn(x.shape, generator=generator)
-        return Example(x + sigma[:, None, None, None] * noise, x, sigma)
+        sigma = (self.sigma_min * torch.exp(span * torch.rand(len(x), generator=generator))).to(x.device)
+        return Example(x + sigma[:, None, None, None] * normal(x, generator), x, sigma)
 
 
 class PairCrops:

@@ -1,5 +1,6 @@
 """Output files: nothing is overwritten unasked, and a path that cannot be written is told at once."""
 
+import errno
 import json
 import math
 import os
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -32,13 +35,17 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
 def written_whole(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Give a path to write to, PATH.part, that becomes PATH at the end; an error on the way leaves neither.
 
-    :raises: as :func:`check_writable`.
+    :raises: as :func:`check_writable`; OSError naming the path, when the disk is full for instance.
     """
     path = check_writable(path, overwrite=overwrite)
     part = path.with_name(path.name + ".part")
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise OSError(error.errno, f"{os.strerror(error.errno)}: {path} was not written") from error
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 MOST_OPEN = 32  # files a reader keeps open
+BROKEN = (OSError, RuntimeError, KeyError, MemoryError)  # what h5py raises inside of a damaged file
 
 
 def open_hdf5(path: str | os.PathLike[str]) -> h5py.File:
@@ -49,9 +50,12 @@ class Reader:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(name)
         file = self._open[name]
-        found = file.get(key)
+        try:
+            found, there = file.get(key), sorted(file)[:8]
+        except BROKEN as error:
+            raise ValueError(f"{path}: damaged; copy or download it again ({error})") from error
         if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf":
-            raise ValueError(f"{path}: expected numbers under {key!r}, got {sorted(file)[:8]}")
+            raise ValueError(f"{path}: expected numbers under {key!r}, got {there}")
         return found
 
     def shape(self, path: str | os.PathLike[str], key: str) -> tuple[int, ...]:
@@ -67,7 +71,7 @@ class Reader:
         """
         try:
             x = torch.as_tensor(self.array(path, key)[where], dtype=torch.float32)
-        except OSError as error:
+        except BROKEN as error:
             raise ValueError(f"{path}: {key!r} cannot be read at {where} ({error})") from error
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{path}: {key!r} holds NaN or infinity at {where}")
@@ -81,8 +85,14 @@ class Reader:
 
 
 def write_hdf5(path: str | os.PathLike[str], arrays: dict[str, Any], about: Sequence[tuple[str, Any]] = ()) -> None:
-    """Write arrays under their keys, and attributes."""
-    with h5py.File(path, "w") as file:
-        for key, value in arrays.items():
-            file.create_dataset(key, data=value)
-        file.attrs.update(dict(about))
+    """Write arrays under their keys, and attributes.
+
+    :raises OSError: if that fails.
+    """
+    try:
+        with h5py.File(path, "w") as file:
+            for key, value in arrays.items():
+                file.create_dataset(key, data=value)
+            file.attrs.update(dict(about))
+    except RuntimeError as error:  # of h5py, when the disk is full
+        raise OSError(f"{path} cannot be written; is the disk full? ({error})") from error

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lofi.datasets import FileSet
+from pnp_lofi.datasets import FileSet, check_real
 from pnp_lofi.files import written_whole
 from pnp_lofi.fits import write_fits
 
@@ -68,9 +67,10 @@ def load_image(path: str | os.PathLike[str], *, grey: bool = False) -> Tensor:
     if ending not in readers:
         known = ", ".join(sorted(readers))
         raise ValueError(f"{path}: expected an ending of {known}, got {ending or 'none'!r}")
-    pixels = _channels_first(readers[ending](path), path)
+    with np.errstate(over="ignore"):  # becomes infinite, which is told
+        pixels = np.ascontiguousarray(_channels_first(readers[ending](path), path), dtype=np.float32)
     _check_finite(pixels, path)
-    x = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
+    x = torch.from_numpy(pixels)[None]
     return to_grey(x) if grey else x
 
 
@@ -192,7 +192,9 @@ def _read_photo(path: Path) -> np.ndarray:
             pixels = np.asarray(picture.convert("RGB") if other else picture)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: not an image that Pillow can read") from error
-    except OSError as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: raise PIL.Image.MAX_IMAGE_PIXELS if it is meant to be so large ({error})") from error
+    except (OSError, MemoryError) as error:
         raise ValueError(f"{path}: broken image file ({error})") from error
     if mode in ("LA", "La", "RGBA"):
         pixels = pixels[..., 0] if pixels.shape[-1] == 2 else pixels[..., :3]
@@ -201,13 +203,18 @@ def _read_photo(path: Path) -> np.ndarray:
     if pixels.dtype.kind == "f":  # a float TIFF states no range: its values are kept
         return pixels
     # Pillow reads some 16-bit files as int32 ("I")
+    if pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 65535):
+        raise ValueError(
+            f"{path}: expected 8 or 16 bits without sign, got {pixels.min()} to {pixels.max()}; save it as float32 "
+            "TIFF or .npy, which keep their units"
+        )
     return pixels / np.float32(255 if pixels.dtype == np.uint8 else 65535)
 
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
         pixels = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, BadZipFile) as error:
+    except Exception as error:  # numpy and zipfile raise of all kinds over broken files
         raise ValueError(
             f"{path}: expected a numeric .npy array, got a broken file or pickled objects, which can run "
             f"code when they are read; save it with np.save of a float array ({error})"
@@ -219,22 +226,31 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_fits(path: Path) -> np.ndarray:
-    """The first image of the file; degenerate axes (frequency, Stokes) are dropped."""
+    return first_fits_image(path)[0].astype(np.float32)
+
+
+def first_fits_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, Any]:
+    """The first image of a FITS file, leading axes of length one (frequency, Stokes) dropped, and its header.
+
+    :raises FileNotFoundError, ValueError: if there is no such file, or it is no FITS image.
+    """
     try:
         from astropy.io import fits
     except ImportError as error:
         raise ImportError("FITS files need astropy: pip install 'pnp_lofi[radio]'") from error
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}")
     try:
         with fits.open(path, memmap=False) as units:
-            data: list[Any] = [u.data for u in units if u.is_image and u.data is not None]
-    except (OSError, ValueError, TypeError, KeyError) as error:  # astropy raises all four for broken files
+            found = next(((u.data, u.header) for u in units if u.is_image and u.data is not None), None)
+    except Exception as error:  # astropy raises of all kinds over broken files
         raise ValueError(f"{path}: broken FITS file ({error})") from error
-    if not data:
+    if found is None:
         raise ValueError(f"{path}: expected a FITS image, got only headers or tables")
-    pixels = np.asarray(data[0], dtype=np.float32)
+    pixels = np.asarray(found[0])
     while pixels.ndim > 2 and pixels.shape[0] == 1:
         pixels = pixels[0]
-    return pixels
+    return pixels, found[1]
 
 
 def _channels_first(pixels: np.ndarray, path: Path) -> np.ndarray:
@@ -275,14 +291,15 @@ def save_image(path: str | os.PathLike[str], x: Tensor, *, overwrite: bool = Fal
     """Write an image by the ending of the path: ``.png`` (clipped to [0, 1]), or ``.npy`` / ``.fits`` as it is.
 
     :param torch.Tensor x: (1, C, H, W), C = 1 or 3; FITS takes C = 1.
-    :raises ValueError: for another ending or shape.
+    :raises ValueError: for another ending or shape, NaN or infinity.
     :raises FileExistsError: if the path exists and overwrite is not asked for.
     """
     ending = check_ending(path, x)
+    check_real(path, image=x)
     if ending == ".png":
         save_png(path, x, overwrite=overwrite)
     elif ending == ".npy":
         with written_whole(path, overwrite=overwrite) as part, part.open("wb") as file:
-            np.save(file, x[0].numpy())
+            np.save(file, x[0].detach().cpu().numpy())
     else:
-        write_fits(path, x[0, 0].numpy(), {}, overwrite=overwrite)
+        write_fits(path, x[0, 0].detach().cpu().numpy(), {}, overwrite=overwrite)

@@ -9,12 +9,13 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lofi.datasets import checked_index
+from pnp_lofi.datasets import check_real, checked_index, report_broken, told
 from pnp_lofi.files import written_whole
 from pnp_lofi.hdf5 import Reader, write_hdf5
 
@@ -31,20 +32,17 @@ class KappaTNG:
     :param int crop: side of square crops [pixel]; default the whole map.
     :param bool tiles: all crops that fit side by side are items; else the middle one of each map.
     :raises FileNotFoundError: if there is no such folder, or no map of the plane.
-    :raises ValueError: for a broken file, maps of different sizes, or a crop larger than they.
+    :raises ValueError: if no file can be read, for maps of different sizes, or a crop larger than they. Warns of files
+        that cannot be read, and leaves them out.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], plane: int = 20, *, crop: int | None = None, tiles: bool = False
     ) -> None:
-        if not 1 <= plane <= PLANES:
-            raise ValueError(f"expected a source plane of 1 to {PLANES}, got {plane}")
+        self.key, self._reader = _key(plane), Reader()
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"no folder {str(folder)!r}")
-        self.key = f"z{plane:02d}/kappa"
-        self._reader = Reader()
-        self.files = _maps(Path(folder), plane)
-        sides = [self._side(path) for path in self.files]
+        self.files, sides = self._readable(_maps(Path(folder), plane))
         if len(set(sides)) > 1:
             odd = next(k for k, side in enumerate(sides) if side != sides[0])
             raise ValueError(f"{self.files[odd]}: expected {sides[0]} pixels a side as before, got {sides[odd]}")
@@ -63,29 +61,56 @@ class KappaTNG:
         file, corner = divmod(checked_index(int(k), len(self)), len(self._corners))
         row, column = self._corners[corner]
         where = slice(row, row + self.crop), slice(column, column + self.crop)
-        path = self.files[file]
-        if path.suffix == ".hdf5":
-            return self._reader.slice(path, self.key, where)[None]
-        return _finite(np.array(_binary(path)[where], np.float32), path)
+        return _part(self._reader, self.files[file], self.key, where)
 
-    def _side(self, path: Path) -> int:
-        shape = self._reader.shape(path, self.key) if path.suffix == ".hdf5" else _binary(path).shape
-        if len(shape) != 2 or shape[0] != shape[1]:
-            raise ValueError(f"{path}: expected a square map under {self.key!r}, got {shape}")
-        return shape[0]
+    def _readable(self, paths: list[Path]) -> tuple[list[Path], list[int]]:
+        """Those that can be read, and their sides [pixel]."""
+        broken, sides = [], {}  # type: list[str], dict[Path, int]
+        for path in paths:
+            try:
+                sides[path] = _side(self._reader, path, self.key)
+            except (ValueError, OSError) as error:
+                broken.append(told(path, error))
+        report_broken(broken, len(paths))
+        return list(sides), list(sides.values())
 
 
 def read_kappa(path: str | os.PathLike[str], plane: int = 20) -> Tensor:
     """One whole map, (1, N, N) float32, of either layout; ``plane`` chooses in an HDF5 file."""
-    if Path(path).suffix == ".hdf5":
-        return Reader().slice(path, f"z{plane:02d}/kappa", ...)[None]
-    return _finite(np.array(_binary(Path(path)), np.float32), Path(path))
+    reader, path, key = Reader(), Path(path), _key(plane)
+    _side(reader, path, key)
+    return _part(reader, path, key, ...)
+
+
+def _key(plane: int) -> str:
+    if not 1 <= plane <= PLANES:
+        raise ValueError(f"expected a source plane of 1 to {PLANES}, got {plane}")
+    return f"z{plane:02d}/kappa"
+
+
+def _side(reader: Reader, path: Path, key: str) -> int:
+    shape = reader.shape(path, key) if path.suffix == ".hdf5" else _binary(path).shape
+    if len(shape) != 2 or shape[0] != shape[1] or 0 in shape:
+        raise ValueError(f"{path}: expected a square map under {key!r}, got {shape}")
+    return shape[0]
+
+
+def _part(reader: Reader, path: Path, key: str, where: Any) -> Tensor:
+    if path.suffix == ".hdf5":
+        return reader.slice(path, key, where)[None]
+    with np.errstate(over="ignore"):  # becomes infinite, which is told
+        kappa = torch.from_numpy(np.array(_binary(path)[where], np.float32))[None]
+    check_real(path, kappa=kappa)
+    return kappa
 
 
 def _maps(folder: Path, plane: int) -> list[Path]:
-    new = sorted(folder.rglob("*_maps.hdf5"))
+    new, old = (
+        sorted(path for path in folder.rglob(name) if path.is_file() and not path.name.startswith("."))
+        for name in ("*_maps.hdf5", f"kappa{plane:02d}.dat")
+    )
     runs = {_run(path) for path in new}
-    found = new + [path for path in sorted(folder.rglob(f"kappa{plane:02d}.dat")) if _run(path) not in runs]
+    found = new + [path for path in old if _run(path) not in runs]
     if not found:
         raise FileNotFoundError(f"{folder}: no LPxxx_runyyy_maps.hdf5 and no kappa{plane:02d}.dat below it")
     return found
@@ -120,25 +145,20 @@ def _binary(path: Path) -> np.ndarray:
     return np.memmap(path, "<f8", "r", offset=MARK, shape=(side, side))
 
 
-def _finite(kappa: np.ndarray, path: Path) -> Tensor:
-    if not np.isfinite(kappa).all():
-        raise ValueError(f"{path}: expected finite convergence, got NaN or infinity")
-    return torch.from_numpy(kappa)[None]
-
-
 def write_kappa(path: str | os.PathLike[str], kappa: Tensor, plane: int = 20, *, overwrite: bool = False) -> None:
     """Write one map, by the ending ``.hdf5`` (float64 under ``z20/kappa``) or ``.dat``.
 
     :param torch.Tensor kappa: (N, N) or (1, N, N).
-    :raises ValueError: for another ending or shape.
+    :raises ValueError: for another ending, shape or plane, NaN or infinity.
     """
     path, image = Path(path), kappa[0] if kappa.ndim == 3 and len(kappa) == 1 else kappa
     if image.ndim != 2 or image.shape[0] != image.shape[1] or path.suffix not in (".hdf5", ".dat"):
         raise ValueError(f"expected .hdf5 or .dat and a map (N, N) or (1, N, N), got {path} and {tuple(kappa.shape)}")
-    values = image.detach().cpu().double().numpy()
+    check_real(path, kappa=image)
+    key, values = _key(plane), image.detach().cpu().double().numpy()
     with written_whole(path, overwrite=overwrite) as part:
         if path.suffix == ".hdf5":
-            write_hdf5(part, {f"z{plane:02d}/kappa": values})
+            write_hdf5(part, {key: values})
         else:
             mark = len(values).to_bytes(MARK, "little")
             part.write_bytes(mark + values.astype("<f8").tobytes() + mark)

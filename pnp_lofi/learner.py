@@ -1,7 +1,9 @@
 """One network on its way: its steps, and all that the next one needs."""
 
+import hashlib
 import json
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +21,51 @@ if TYPE_CHECKING:
     from pnp_lofi.train import TrainSettings
 
 BETAS = (0.9, 0.99)
-FORMAT = 2
+FORMAT = 3
+
+
+def seeded(seed: int, what: str, number: int) -> torch.Generator:
+    """The random generator of one thing of one step."""
+    digest = hashlib.blake2b(f"{seed} {what} {number}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+class Batches:
+    """The batches of a source by number; the one asked for last is kept.
+
+    :param bool ahead: draw the next one in a thread meanwhile, into pinned memory, for a GPU that should not wait.
+    """
+
+    def __init__(self, source: Source, seed: int, *, ahead: bool = False) -> None:
+        self.source, self.seed = source, seed
+        self.thread = ThreadPoolExecutor(1) if ahead else None
+        self.coming: dict[int, Future[Example]] = {}
+        self.kept: tuple[int, Example] | None = None
+
+    def __getitem__(self, number: int) -> Example:
+        if self.kept is None or self.kept[0] != number:
+            if self.thread is None:
+                example = self._draw(number)
+            else:
+                example = self._begin(number).result()
+                self.coming = {number + 1: self._begin(number + 1)}
+            self.kept = (number, example)
+        return self.kept[1]
+
+    def _begin(self, number: int) -> "Future[Example]":
+        assert self.thread is not None
+        return self.coming.get(number) or self.thread.submit(self._draw, number)
+
+    def _draw(self, number: int) -> Example:
+        example = self.source(seeded(self.seed, "batch", number))
+        return example.pinned() if self.thread and torch.cuda.is_available() else example
 
 
 class Learner:
-    """Weights, their running mean, Adam's moments, the random generator and the step.
+    """Weights, their running mean, Adam's moments and the step.
+
+    What is random follows from the seed and the number of the step alone, so that batches can be drawn ahead of time,
+    and a run goes on from any step as if it had never stopped.
 
     Several processes of torch.distributed share the objects of a step: all draw the same batch, each works on every
     n-th object, and gradients are summed, so that the run is that of one process with the same batch.
@@ -35,12 +77,11 @@ class Learner:
     def __init__(self, model: nn.Module, source: Source, settings: "TrainSettings", identity: dict[str, Any]) -> None:
         self.model, self.source, self.settings, self.identity = model, source, settings, identity
         self.device = next(model.parameters()).device
-        self.generator = torch.Generator().manual_seed(settings.seed)
         self.optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=BETAS)
         self.mean = {k: v.detach().clone() for k, v in model.state_dict().items()} if settings.ema else {}
         self.step, self.best, self.seconds = 0, -math.inf, 0.0
         self.pixels = 0  # of a step
-        self.example: Example | None = None
+        self.batches = Batches(source, settings.seed, ahead=self.device.type == "cuda")
         shared = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
 
@@ -50,15 +91,14 @@ class Learner:
         :raises FloatingPointError: if the loss is not finite.
         """
         s = self.settings
-        if self.example is None or self.step % s.draws == 0:
-            self.example = self.source(self.generator)
-        objects, pixels = len(self.example.x), self.example.x[0, 0].numel()
+        example = self.batches[self.step // s.draws]
+        objects, pixels = len(example.x), example.x[0, 0].numel()
         if objects < self.world * s.accumulate:
             raise ValueError(
                 f"{objects} objects a step do not go round {self.world} processes in {s.accumulate} parts each; take "
                 "more objects"
             )
-        index = torch.randint(pixels, (objects, s.pixels), generator=self.generator)
+        index = torch.randint(pixels, (objects, s.pixels), generator=seeded(s.seed, "pixels", self.step))
         for group in self.optimiser.param_groups:
             decay = 0.5 * (1 + math.cos(math.pi * self.step / s.steps)) if s.schedule == "cosine" else 1.0
             group["lr"] = s.lr * decay
@@ -66,7 +106,7 @@ class Learner:
         found = torch.zeros(4, dtype=torch.float64)  # sums of loss, of squares; values, pixels
         for k in range(s.accumulate):
             mine = slice(self.rank + k * self.world, None, self.world * s.accumulate)
-            found += self._part(self.example.part(mine).to(self.device), index[mine].to(self.device), objects)
+            found += self._part(example.part(mine).to(self.device), index[mine].to(self.device), objects)
         self._share(found)
         loss = found[0]
         if not bool(torch.isfinite(loss)):
@@ -125,10 +165,6 @@ class Learner:
         tensors |= {f"mean.{k}": v for k, v in self.mean.items()}
         for number, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": value for name, value in moments.items()}
-        tensors["generator"] = self.generator.get_state()
-        if self.example is not None and self.step % self.settings.draws:  # in the middle of a batch's draws
-            parts = {"q": self.example.q, "x": self.example.x, "sigma": self.example.sigma}
-            tensors |= {f"example.{k}": v for k, v in parts.items() if v is not None}
         header = {"state": FORMAT, "step": self.step, "best": self.best, "seconds": self.seconds} | self._about()
         write_tensors(path, tensors, header)
 
@@ -143,10 +179,14 @@ class Learner:
         if header.get("state") != FORMAT:
             raise ValueError(f"{path} is not a training state of format {FORMAT}; start anew without --resume")
         for what, asked in self._about().items():
-            if header.get(what) != json.loads(json.dumps(asked)):
+            kept, wanted = header.get(what), json.loads(json.dumps(asked))
+            if kept != wanted:
+                if isinstance(kept, dict) and isinstance(wanted, dict):
+                    names = [name for name in kept.keys() | wanted.keys() if kept.get(name) != wanted.get(name)]
+                    kept, wanted = ({name: d.get(name) for name in sorted(names)} for d in (kept, wanted))
                 raise ValueError(
-                    f"{path} belongs to a run with other {what}: {header.get(what)}, asked for {asked}; "
-                    "resume with the same options, or start anew without --resume"
+                    f"{path} belongs to a run with other {what}: {kept}, asked for {wanted}; resume with the same "
+                    "options, or start anew without --resume"
                 )
         groups: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -160,10 +200,6 @@ class Learner:
             k, name = key.split(".")
             state.setdefault(int(k), {})[name] = value
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
-        self.generator.set_state(tensors["generator"])
-        if "example" in groups:
-            parts = groups["example"]
-            self.example = Example(parts["q"], parts["x"], parts.get("sigma"))
         self.step, self.seconds = header["step"], header["seconds"]
         self.best = -math.inf if header["best"] is None else header["best"]
 

@@ -9,7 +9,6 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ class LoDoPaB:
     def _count(self, k: int, y: tuple[int, ...], x: tuple[int, ...]) -> int:
         """Items of a pair of files; the images of the last may be padded."""
         observation, truth = self.files[k]
-        if len(y) != 3 or len(x) != 3 or x[1] != x[2]:
+        if len(y) != 3 or len(x) != 3 or x[1] != x[2] or 0 in y + x:
             raise ValueError(f"{observation}: expected (items, angles, detectors) and (items, N, N), got {y} and {x}")
         if x[0] < y[0] or (x[0] > y[0] and k < len(self.files) - 1):
             raise ValueError(f"{truth}: expected {y[0]} items as in {observation.name}, got {x[0]}")
@@ -126,6 +125,8 @@ class LoDoPaB:
 
 def lodopab_operator(size: int = 362, angles: int = 1000, detectors: int = 513, **options: Any) -> Radon:
     """:meth:`Radon.lodopab` for any numbers of pixels, views and detectors on the same (0.26 m)^2."""
+    if min(size, angles, detectors) < 1:
+        raise ValueError(f"expected pixels, views and detectors >= 1, got {size}, {angles} and {detectors}")
     noise = LowDose(PHOTONS, mu=MU_MAX) if "sigma" not in options else None
     views = (torch.arange(angles, dtype=torch.float64) + 0.5) * (math.pi / angles)
     spacing = FIELD * math.sqrt(2) / detectors
@@ -174,8 +175,7 @@ def write_lodopab(
             held = x[start : start + items, 0]
             padded = torch.cat([held, held.new_zeros(items - len(held), *held.shape[1:])])
             for kind, data in zip(PAIR, (y[start : start + items, 0], padded), strict=True):
-                write = partial(write_hdf5, arrays={"data": data.numpy()})
                 with written_whole(home / f"{kind}_{part_name}_{k:03d}.hdf5", overwrite=overwrite) as part:
-                    write(part)
+                    write_hdf5(part, {"data": data.numpy()})
         with written_whole(home / f"patient_ids_rand_{part_name}.csv", overwrite=overwrite) as part:
             part.write_text("".join(f"{100 * number + k // 2}\n" for k in range(count)))

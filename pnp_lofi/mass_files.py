@@ -1,7 +1,7 @@
 """Shear in files, as maps or as a catalogue, and maps of the convergence written beside it. Needs astropy."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_lofi.images import first_fits_image
 from pnp_lofi.lensing import grid_catalogue
 from pnp_lofi.mass_maps import Survey
 
@@ -39,8 +40,11 @@ def read_shear(
     :param e1, e2: (H, W); without e2 both in one file, (2, H, W) or (H, W, 2).
     :param mask: (H, W), zeros and ones; default, where the noise is > 0.
     :param std: a number, or one file or two with the noise of a pixel and component, (H, W).
-    :raises ValueError: if shapes differ, or shear or noise are not finite where the mask is 1.
+    :raises ValueError: if shapes differ, the mask is empty, or where it is 1 shear or noise are not finite, or noise is
+        not > 0.
     """
+    if e1 == e2 and str(e1) not in (str(mask), *std):  # as for a survey alone
+        raise ValueError(f"{e1} is given for both components; leave --e2 out where one file holds both")
     first = read_image(e1)
     if e2 is None:
         if first.ndim != 3 or 2 not in (first.shape[0], first.shape[-1]):
@@ -65,25 +69,37 @@ def read_shear(
     if not np.isin(seen, (0, 1)).all():
         raise ValueError(f"{mask}: a mask holds zeros and ones, got values from {seen.min()} to {seen.max()}")
     seen = seen.astype(bool)
-    for name, part in parts.items():
-        if bad := int((~np.isfinite(part[seen])).sum()):
+    if not seen.any():
+        raise ValueError(f"{mask or ', '.join(std)}: no pixel is seen: the mask, or the noise, is zero everywhere")
+    with np.errstate(over="ignore"):  # becomes infinite, which is told
+        gamma = np.where(seen, np.stack(list(parts.values())), 0).astype(np.float32)
+        sigma = np.where(seen, sigma, 0).astype(np.float32)
+    for name, part in zip(parts, gamma, strict=True):
+        if bad := int((~np.isfinite(part)).sum()):
             raise ValueError(f"{name}: {bad} NaN or inf inside the mask; take those pixels out of the mask")
-    found = _cards(e1)
-    gamma = torch.from_numpy(np.stack([np.where(seen, part, 0) for part in parts.values()]).astype(np.float32))[None]
-    survey = Survey(torch.from_numpy(seen), torch.from_numpy(np.where(seen, sigma, 0).astype(np.float32)))
-    return Shear(gamma, survey, found, pixel or _pixel(found))
+    if bad := int((~(np.isfinite(sigma) & (sigma > 0)).all(0) & seen).sum()):
+        raise ValueError(
+            f"{', '.join(std)}: expected noise sigma > 0 inside the mask, got {bad} pixels with NaN, inf, zero or "
+            "less; take those pixels out of the mask"
+        )
+    cards = _cards(e1)
+    survey = Survey(torch.from_numpy(seen), torch.from_numpy(sigma))
+    return Shear(torch.from_numpy(gamma)[None], survey, cards, pixel or _pixel(cards, e1))
 
 
 def read_survey(mask: Path | None, std: Sequence[str] | None) -> Survey | None:
-    """The survey that files give, None if none is given.
+    """The survey that files give, None if none is given. Without a mask it is where the maps of the noise are > 0.
 
-    :raises ValueError: if there is a mask without the noise of its pixels.
+    :raises ValueError: if there is a mask without the noise of its pixels, or a number for the noise without a mask.
     """
-    if mask is None:
+    if mask is None and not std:
         return None
     if not std:
         raise ValueError("a mask needs the noise of its pixels: pass --std, a number or FITS maps")
-    return read_shear(mask, mask, mask, std).survey
+    like = mask or next((Path(s) for s in std if not _is_number(s)), None)
+    if like is None:
+        raise ValueError(f"--std {' '.join(std)} is of which pixels? Pass --mask too; random surveys take no --std")
+    return read_shear(like, like, mask, std).survey
 
 
 def read_catalogue(
@@ -119,23 +135,18 @@ def read_catalogue(
     return Shear(maps.gamma, Survey(maps.mask, maps.sigma), cards, pixel)
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """The first image of a FITS file, float64.
-
-    :raises FileNotFoundError, ValueError: if there is no such file, or it is no FITS image.
-    """
-    from astropy.io import fits
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {str(path)!r}")
+def two(text: str, option: str, kind: Callable[[str], Any]) -> tuple[Any, Any]:
+    """:raises ValueError: naming the option, if the text is not two numbers with a comma."""
     try:
-        with fits.open(path, memmap=False) as units:
-            data = next((unit.data for unit in units if unit.is_image and unit.data is not None), None)
-    except (OSError, ValueError, TypeError, KeyError) as error:  # astropy raises all four for broken files
-        raise ValueError(f"{path}: broken FITS file ({error})") from error
-    if data is None:
-        raise ValueError(f"{path}: expected a FITS image, got only headers or tables")
-    return np.asarray(data, np.float64)
+        first, second = map(kind, text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{option}: expected two numbers with a comma between them, got {text!r}") from error
+    return first, second
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """The first image of a FITS file, float64, see :func:`pnp_lofi.images.first_fits_image`."""
+    return first_fits_image(path)[0].astype(np.float64)
 
 
 def _columns(path: Path, names: Sequence[str]) -> list[np.ndarray]:
@@ -145,12 +156,19 @@ def _columns(path: Path, names: Sequence[str]) -> list[np.ndarray]:
 
     if not path.is_file():
         raise FileNotFoundError(f"no catalogue {str(path)!r}")
-    with fits.open(path, memmap=False) as units:
-        table = next((unit.data for unit in units if isinstance(unit, fits.BinTableHDU | fits.TableHDU)), None)
+    try:
+        with fits.open(path, memmap=False) as units:
+            table = next((unit.data for unit in units if isinstance(unit, fits.BinTableHDU | fits.TableHDU)), None)
+    except Exception as error:  # astropy raises of all kinds over broken files
+        raise ValueError(f"{path}: broken FITS file ({error})") from error
     if table is None:
         raise ValueError(f"{path}: expected a FITS table with the columns {', '.join(names)}, got no table")
     if missing := [name for name in names if name not in table.names]:
         raise ValueError(f"{path} lacks the columns {missing}, has {table.names}; name yours with --columns")
+    if odd := [name for name in names if table[name].dtype.kind not in "iuf" or table[name].shape != (len(table),)]:
+        raise ValueError(f"{path}: expected one number a row in the columns {', '.join(names)}, not so {odd}")
+    if not len(table):
+        raise ValueError(f"{path}: the table has no rows")
     return [np.asarray(table[name], np.float64) for name in names]
 
 
@@ -163,14 +181,15 @@ def _is_number(text: str) -> bool:
 
 
 def _cards(path: Path) -> dict[str, Any]:
-    from astropy.io import fits
-
-    header = fits.getheader(path)
+    header = first_fits_image(path)[1]
     celestial = str(header.get("CTYPE1", "")).startswith("RA") and str(header.get("CTYPE2", "")).startswith("DEC")
     return {name: header[name] for name in CARDS if name in header} if celestial else {}
 
 
-def _pixel(cards: dict[str, Any]) -> float | None:
+def _pixel(cards: dict[str, Any], path: Path) -> float | None:
     """[arcmin]"""
-    degrees = cards.get("CDELT2") or np.hypot(cards.get("CD1_2", 0.0), cards.get("CD2_2", 0.0))
-    return abs(float(degrees)) * 60 or None
+    try:
+        degrees = cards.get("CDELT2") or np.hypot(cards.get("CD1_2", 0.0), cards.get("CD2_2", 0.0))
+        return abs(float(degrees)) * 60 or None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: CDELT2 or CD2_2 is no number ({error}); pass the pixel's size") from error

@@ -22,6 +22,7 @@ SHARP = 4.0  # of the second Wiener filter, which believes in so much more power
 BLURRED = 1.5  # Gaussian through which the noise level is seen [pixel]
 NOISE_UNIT = 0.1  # noise whose logarithm a network sees as 0
 EMPTY = 0.05  # weight that is added lest shear far from any galaxy blows up; 1 is the mean on the mask
+CLASSICAL = ("KS", "KS + Gaussian", "Wiener")
 CHANNELS = 2 + len(SCALES) + 2
 FILLED = (0.6, 1.1)  # half the sides of a field over half the side of the map
 HOLES = (5e-4, 4e-3)  # of a field, per pixel
@@ -38,6 +39,11 @@ class Survey(NamedTuple):
 
     mask: Tensor
     sigma: Tensor
+
+    def levels(self) -> tuple[float, float]:
+        """Least and most noise on the mask."""
+        seen = self.sigma[:, self.mask]
+        return float(seen.min()), float(seen.max())
 
     def operator(self) -> KaiserSquires:
         return KaiserSquires(tuple(self.mask.shape), self.mask, self.sigma)
@@ -113,7 +119,7 @@ def seen_maps(op: KaiserSquires, y: Tensor, power: Tensor) -> Tensor:
 def classical_maps(op: KaiserSquires, y: Tensor, power: Tensor) -> dict[str, Tensor]:
     """What networks are compared with, (1, 1, H, W) each."""
     ks = op.ks(y)
-    return {"KS": ks, "KS + Gaussian": smooth(ks, GAUSSIAN), "Wiener": op.wiener(y, power)}
+    return dict(zip(CLASSICAL, (ks, smooth(ks, GAUSSIAN), op.wiener(y, power)), strict=True))
 
 
 def rotated(shear: Tensor) -> Tensor:
@@ -129,7 +135,10 @@ def e_and_b(
     :param Callable answer: convergence from :func:`seen_maps`.
     :param torch.Tensor gamma: (1, 2, H, W) shear; float pixel: [arcmin].
     :param int margin: pixels of unknown shear on each side, because a Fourier transform repeats the sky.
+    :raises ValueError: for a margin below 0.
     """
+    if margin < 0:
+        raise ValueError(f"the margin is 0 pixels or more, got {margin}")
     gamma, mask, sigma = (pad(x, (margin,) * 4) for x in (gamma, *survey))
     (height, width), found = survey.mask.shape, {}
     for mode, turned, noise in (("E", gamma, sigma), ("B", rotated(gamma), sigma.flip(0))):

@@ -33,15 +33,19 @@ class Scene(NamedTuple):
         return torch.ones(self.op.shape, dtype=torch.bool) if self.op.mask is None else self.op.mask[0]
 
 
-def skies(data: str, count: int, side: int, pixel: float, seed: int) -> tuple[Tensor, float]:
+def skies(data: str, count: int, side: int, pixel: float, seed: int, *, apart: int = 0) -> tuple[Tensor, float]:
     """Convergence (count, 1, side, side), means removed, and its pixel [arcmin].
 
     :param str data: "lognormal", a folder of kappaTNG, or one of FITS or npy maps; turned at random if of a folder.
     :param float pixel: of lognormal and FITS maps; kappaTNG has its own.
-    :raises ValueError: if maps are smaller than side; FileNotFoundError: for no folder, or none with maps.
+    :param int apart: the first so many skies are of maps in the folder that none of the others is of.
+    :raises ValueError: for count < 1, too few maps, or maps smaller than side.
+    :raises FileNotFoundError: for no folder, or none with maps.
     """
     if data == "lognormal":
         return convergence(count, side, pixel, seed=seed), pixel
+    if count < 1:
+        raise ValueError(f"expected at least one map, got count {count}")
     folder = Path(data)
     if any(folder.rglob("*_maps.hdf5")) or any(folder.rglob("kappa*.dat")):
         maps: Any = KappaTNG(folder, crop=side, tiles=True)
@@ -50,8 +54,12 @@ def skies(data: str, count: int, side: int, pixel: float, seed: int) -> tuple[Te
         maps = image_folder(folder)
     rng = np.random.default_rng(seed)
     found = []
-    for k in rng.permutation(np.arange(max(count, len(maps))) % len(maps))[:count]:
-        x = maps[int(k)][:, :side, :side]
+    order, own = rng.permutation(len(maps)), min(apart, len(maps) - 1)
+    if apart and not own:
+        raise ValueError(f"{data}: one map validates and others train, so that two are needed at least; got one")
+    for k in range(count):
+        part, j = (order[:own], k) if k < apart else (order[own:], k - apart)
+        x = maps[int(part[j % len(part)])][:, :side, :side]
         if x.shape != (1, side, side):
             raise ValueError(f"{data}: expected maps of at least {side} x {side}, got {tuple(x.shape)}; pass --side")
         found.append(torch.rot90(x, int(rng.integers(4)), (-2, -1)))

@@ -9,13 +9,12 @@ Ours is one file with ``y`` (n, C, H, W) and ``x`` (n, C', H', W'), .npz or .h5;
 import os
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lofi.datasets import FileSet, checked_index
+from pnp_lofi.datasets import FileSet, check_real, checked_index
 from pnp_lofi.files import written_whole
 from pnp_lofi.hdf5 import Reader, write_hdf5
 
@@ -64,13 +63,14 @@ def write_pairs(path: str | os.PathLike[str], y: Tensor, x: Tensor, *, overwrite
 
     :param torch.Tensor y, x: (n, C, H, W) and (n, C', H', W').
     :param about: attributes of an HDF5 file, such as units.
-    :raises ValueError: for another ending or shape, or attributes for .npz.
+    :raises ValueError: for another ending or shape, NaN or infinity, or attributes for .npz.
     """
     path = Path(path)
     if path.suffix not in (".npz", *HDF5) or (about and path.suffix == ".npz"):
         raise ValueError(f"{path}: expected an ending of .npz (no attributes), {', '.join(HDF5)}")
     if y.ndim != 4 or x.ndim != 4 or len(y) != len(x):
         raise ValueError(f"expected y and x of shape (n, C, H, W), got {tuple(y.shape)} and {tuple(x.shape)}")
+    check_real(path, y=y, x=x)
     arrays = {key: a.detach().cpu().float().numpy() for key, a in zip(KEYS, (y, x), strict=True)}
     with written_whole(path, overwrite=overwrite) as part:
         if path.suffix == ".npz":
@@ -110,6 +110,7 @@ def write_authors_pairs(folder: str | os.PathLike[str], fbp: Tensor, image: Tens
     """Write pairs (n, 1, H, W) in the authors' layout, 00000.npz and on."""
     if fbp.shape != image.shape or fbp.ndim != 4 or fbp.shape[1] != 1:
         raise ValueError(f"expected two of shape (n, 1, H, W), got {tuple(fbp.shape)} and {tuple(image.shape)}")
+    check_real(folder, fbp=fbp, image=image)
     Path(folder).mkdir(parents=True, exist_ok=True)
     for k, pair in enumerate(zip(fbp, image, strict=True)):
         arrays = {key: a[0].detach().cpu().numpy() for key, a in zip(AUTHORS, pair, strict=True)}
@@ -130,9 +131,12 @@ def _npz(path: Path, keys: tuple[str, ...]) -> list[Tensor]:
             if missing:
                 raise ValueError(f"has no {', '.join(missing)} but {', '.join(file.files) or 'nothing'}")
             arrays = [file[key] for key in keys]
-    except (ValueError, OSError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+    except Exception as error:  # numpy, zipfile and zlib raise of all kinds over broken files
         raise ValueError(f"{path}: expected a .npz with {' and '.join(keys)} ({error})") from error
     for key, a in zip(keys, arrays, strict=True):
-        if a.dtype.kind not in "biuf" or not np.isfinite(a).all():
-            raise ValueError(f"{path}: {key} must hold finite real numbers, got {a.dtype}")
-    return [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in arrays]
+        if a.dtype.kind not in "biuf":
+            raise ValueError(f"{path}: expected finite real numbers of {key}, got {a.dtype}")
+    with np.errstate(over="ignore"):  # becomes infinite, which is told
+        found = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in arrays]
+    check_real(path, **dict(zip(keys, found, strict=True)))
+    return found

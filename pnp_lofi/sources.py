@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from pnp_lofi.examples import Batch, Crops, Mixture, Noisy
-from pnp_lofi.files import check_writable
 from pnp_lofi.images import image_folder, permissive_photographs
+from pnp_lofi.launch import working_device
 from pnp_lofi.leaves import dead_leaves
 from pnp_lofi.metrics import psnr
 from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.skies import radio_sky
-from pnp_lofi.train import TrainSettings, train
+from pnp_lofi.supervised import answer
+from pnp_lofi.train import TrainSettings, check_run, train
 
 COUNT = 600  # procedural images of a set
 SIDE = 256  # their side [pixel]
@@ -73,12 +74,11 @@ def held_out_figures(kind: str, size: int = 256) -> Callable[[SharedLoFi], dict[
     """Measures a denoiser on procedural images that training never sees: PSNR [dB], range 1, mean over 8."""
     images = {"natural": dead_leaves, "radio": radio_sky}[kind](8, size, seed=HELD_OUT)
 
-    @torch.no_grad()
     def figures(model: SharedLoFi) -> dict[str, float]:
         found = {}
         for sigma in PROBES[kind]:
             noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(HELD_OUT))
-            out: Tensor = model(images + sigma * noise, sigma)
+            out: Tensor = answer(model, images + sigma * noise, sigma)
             each = [psnr(a, b, 1.0) for a, b in zip(out, images, strict=True)]
             found[f"held-out PSNR at sigma {sigma:.4f}"] = sum(each) / len(each)
         return found
@@ -91,6 +91,7 @@ def train_prior(
     out: str | os.PathLike[str],
     *,
     size: int | None = None,
+    device: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     command: str = "",
@@ -101,25 +102,20 @@ def train_prior(
     :param str images: "natural", "radio", or a folder of images.
     :param out: checkpoint to write; the state of a broken-off run is OUT.state.
     :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side.
+    :param str device: see :func:`~pnp_lofi.launch.working_device`.
     :param bool resume: go on from OUT.state.
     :param settings: fields of :class:`TrainSettings`; objects, the crops of a step; sigma_min and sigma_max, which
         default to those of the kind of images.
     :raises FileExistsError: if OUT or OUT.state exists and neither resume nor overwrite is asked for.
     """
-    check_writable(out, overwrite=overwrite)
-    if Path(f"{out}.state").exists() and not (resume or overwrite):
-        raise FileExistsError(
-            f"{out}.state holds a broken-off run; pass --resume to go on or --overwrite to start anew"
-        )
-    if resume and not Path(f"{out}.state").exists():
-        raise FileNotFoundError(f"nothing to resume: {out}.state does not exist; start without --resume")
+    check_run(out, resume=resume, overwrite=overwrite)
     kind = images if images in LEVELS else "natural"
     low, high = LEVELS[kind]
     low, high = settings.pop("sigma_min", low), settings.pop("sigma_max", high)
     objects = settings.pop("objects", OBJECTS)
     chosen = TrainSettings(**settings)
     torch.manual_seed(chosen.seed)
-    model = SharedLoFi(**ARCHITECTURE)
+    model = SharedLoFi(**ARCHITECTURE).to(working_device(device))
     size = TILE + 2 * model.reach if size is None else size
     if size <= 2 * model.reach:
         raise ValueError(

@@ -19,9 +19,11 @@ from tqdm import tqdm
 
 from pnp_lofi.checkpoint import save_checkpoint
 from pnp_lofi.examples import Source
+from pnp_lofi.files import check_writable
 from pnp_lofi.learner import Learner
 from pnp_lofi.training_log import Log
 
+BESIDE = (".best", ".csv", ".png")  # what a run writes besides OUT and OUT.state
 REPORT = 20  # steps between two reports
 IDENTITY = ("recipe", "trained_on", "crop", "objects", "sigma_range")  # of what a checkpoint tells
 Figures = dict[str, float]
@@ -63,6 +65,25 @@ class TrainSettings:
             raise ValueError(f"steps, pixels, draws, accumulate and lr must be positive, got {self}")
         if self.loss not in LOSSES or self.schedule not in ("cosine", "constant") or not 0 <= self.ema < 1:
             raise ValueError(f"loss is l1 or l2, schedule cosine or constant, 0 <= ema < 1; got {self}")
+
+
+def check_run(out: str | os.PathLike[str], *, resume: bool, overwrite: bool) -> None:
+    """Before the work of making data: whether OUT can be written, and what a broken-off run left.
+
+    :raises FileExistsError: if OUT or OUT.state exists and neither resume nor overwrite is asked for.
+    :raises FileNotFoundError: if there is nothing to resume.
+    """
+    check_writable(out, overwrite=overwrite or resume)
+    state = Path(f"{out}.state")
+    if state.exists() and not (resume or overwrite):
+        raise FileExistsError(f"{state} holds a broken-off run; pass --resume to go on or --overwrite to start anew")
+    for kept in (Path(f"{out}{ending}") for ending in BESIDE):
+        if kept.exists() and not (resume or overwrite):
+            raise FileExistsError(f"{kept} exists, of another run; pass --overwrite to replace it")
+    if resume and not state.exists() and Path(out).exists():
+        raise FileExistsError(f"nothing to resume: {out} is finished; pass --overwrite to train it anew")
+    if resume and not state.exists():
+        raise FileNotFoundError(f"nothing to resume: {state} does not exist; start without --resume")
 
 
 def train(

@@ -18,7 +18,10 @@ class Log:
         self.path = Path(f"{out}.csv")
         self.rows = [row for row in read_log(self.path) if row["step"] <= step] if step and self.path.is_file() else []
         self.columns: list[str] = []
-        self._rewrite()
+        if self.rows:
+            self._rewrite()
+        else:
+            self.path.unlink(missing_ok=True)
         self.board: Any = None
         if tensorboard:
             try:

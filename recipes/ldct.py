@@ -13,9 +13,8 @@ Expect:    the paper's setting, 128 x 128, 180 views, 30 dB, ramp filter: filter
 """
 
 import functools
-import os
-import sys
-import uuid
+import math
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,23 +22,25 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from pnp_lofi.baselines import SIZES, Baseline
-from pnp_lofi.checkpoint import load_checkpoint
-from pnp_lofi.ct_files import from_sinogram, from_slice, is_sinogram, jobs, window_of, write_picture
+from pnp_lofi.baselines import SIZES
+from pnp_lofi.ct_files import TEXTURE, from_sinogram, from_slice, is_sinogram, jobs, window_of, write_picture
 from pnp_lofi.ct_quality import Networks, figures_of_merit, measured, save_curves, told
 from pnp_lofi.ct_scans import PHANTOMS, SIDE, Draws, Scan, fixed_pairs, held_out, load_scans, noise_levels, to_hu
 from pnp_lofi.dense import has_bfloat16
+from pnp_lofi.entry import start
 from pnp_lofi.figures import Panel, save_figure
-from pnp_lofi.files import check_writable, write_json
+from pnp_lofi.files import write_json
 from pnp_lofi.hounsfield import WATER
-from pnp_lofi.lofi import LoFi
+from pnp_lofi.launch import working_device
 from pnp_lofi.metrics import psnr
 from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.sinogram_file import KEYS, Geometry
-from pnp_lofi.train import TrainSettings
+from pnp_lofi.supervised import answer, build_network, check_outputs, command, given, load_network, load_networks
+from pnp_lofi.train import TrainSettings, check_run
 from pnp_lofi.train import train as run
 
 RECIPE = "ldct"
@@ -49,16 +50,16 @@ LOFI: dict[str, dict[str, Any]] = {
 }
 CROP = 64  # of what all but LoFi are trained on; it draws pixels of whole images
 RATE = {"LoFi": 2e-3, "SharedLoFi": 2e-3}
+LITTLE = 1e-3  # noise that is next to none [water]
 FIELD = 380.0  # of the insert that --contrast measures [mm]
 VALIDATE = 500  # steps between two validations
 LOW = 0.95  # leading part of the steps that is done in bfloat16, where the processor has it
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-STRIDE = 16  # networks of convolutions take images of multiples of it
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode=None)
 console = Console()
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: a GPU if there is one.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Little of everything: whether it works.")]
 Snr = Annotated[float | None, typer.Option(help="Of the sinogram's Gaussian noise [dB].")]
 Photons = Annotated[float | None, typer.Option(help="Instead of --snr: counts a detector, 4096 in LoDoPaB-CT.")]
@@ -71,27 +72,14 @@ def build(network: str, size: str = "small") -> nn.Module:
 
     :raises ValueError: for a name or size that is not known.
     """
-    if network == "LoFi" and size in LOFI:
-        return LoFi(**LOFI[size])
-    shared = network == "SharedLoFi" and size == "small"
-    return SharedLoFi() if shared else Baseline(network, size=size)  # type: ignore[arg-type]
+    if network == "SharedLoFi" and size == "small":
+        return SharedLoFi()
+    return build_network(network, size, LOFI, 1)
 
 
-def load(path: Path) -> tuple[Any, Scan]:
-    """:raises ValueError: for a checkpoint of another recipe."""
-    model, header = load_checkpoint(path)
-    if header.get("recipe") != RECIPE:
-        raise ValueError(f"{path} was made by the recipe {header.get('recipe')!r}, this one reads {RECIPE!r}")
-    return model.to(DEVICE), Scan(**header["scan"])
-
-
-@torch.no_grad()
 def cleaned(model: Any, q: Tensor, level: float | None = None) -> Tensor:
     """What a network makes of (1, 1, H, W) [attenuation / that of water]; level: of its noise, default estimated."""
-    sigma, (H, W) = noise_levels(q) if level is None else q.new_tensor([level]), q.shape[-2:]
-    stride = 1 if isinstance(model, LoFi | SharedLoFi) else STRIDE
-    wide = nn.functional.pad(q, (0, -W % stride, 0, -H % stride), mode="reflect")
-    return model(wide.to(DEVICE), sigma.to(DEVICE))[..., :H, :W].to(q.device)
+    return answer(model, q, noise_levels(q) if level is None else level)
 
 
 @app.command()
@@ -113,29 +101,28 @@ def train(
     spacing: Spacing = None,
     lr: Annotated[float | None, typer.Option(help="Adam's; default 2e-3, of baselines 1e-3.")] = None,
     seed: int = 0,
+    device: Device = None,
     quick: Quick = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT.state.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train; writes OUT, OUT.best, OUT.csv and OUT.png. Under torchrun processes share the images of a step."""
-    check_writable(out, overwrite=overwrite or resume)
-    if Path(f"{out}.state").exists() and not (resume or overwrite):
-        raise FileExistsError(f"{out}.state holds a broken-off run; pass --resume, or --overwrite to start anew")
-    if "LOCAL_RANK" in os.environ:
-        torch.distributed.init_process_group()
+    check_run(out, resume=resume, overwrite=overwrite)
+    place = working_device(device)
     local, scan = network == "LoFi", Scan(views, snr, spread, photons, filter)
     torch.manual_seed(seed)
-    model = build(network, size).to(DEVICE)
-    options: dict[str, Any] = {"side": side, "seed": seed, "spacing": spacing, "device": DEVICE}
-    everything = load_scans(data, scan, count=count or (40 if quick else None), **options)
+    model = build(network, size).to(place)
+    objects, crop = given(objects, 32 if local else 8), given(crop, None if local else CROP)
+    low = LOW if has_bfloat16(place) else 0.0
+    settings = TrainSettings(steps=given(steps, 60 if quick else 6000), draws=2 if local else 1,
+                             lr=given(lr, RATE.get(network, 1e-3)), low_precision=low, seed=seed)  # fmt: skip
+    options: dict[str, Any] = {"side": side, "seed": seed, "spacing": spacing, "device": place}
+    everything = load_scans(data, scan, count=given(count, 40 if quick else None), **options)
     known, held = held_out(everything, data, scan, **options)
-    objects, crop = objects or (32 if local else 8), crop or (None if local else CROP)
-    low = LOW if has_bfloat16(torch.device(DEVICE)) else 0.0
-    settings = TrainSettings(steps=steps or (60 if quick else 6000), draws=2 if local else 1,
-                             lr=lr or RATE.get(network, 1e-3), low_precision=low, seed=seed)  # fmt: skip
     pairs = fixed_pairs(held)
-    about = {"recipe": RECIPE, "trained_on": f"{Path(data).name}, {len(known)} images, {scan}", "scan": asdict(scan),
-             "objects": objects, "crop": crop, "command": " ".join(sys.argv)}  # fmt: skip
+    height, width = pairs[0][1].shape[-2:]
+    about = {"recipe": RECIPE, "trained_on": f"{Path(data).name}, {len(known)} images, {height} x {width}, {scan}",
+             "scan": asdict(scan), "objects": objects, "crop": crop, "command": command(RECIPE)}  # fmt: skip
 
     def validate(model: Any) -> dict[str, float]:
         each = torch.tensor([[psnr(cleaned(model, q), x), psnr(q, x)] for q, x in pairs]).mean(0).tolist()
@@ -147,7 +134,7 @@ def train(
     source = Draws(known, objects, crop)
     figures = run(model, source, settings, out, about=about, validate=validate, validate_every=VALIDATE,
                   picture=picture, resume=resume)  # fmt: skip
-    console.print(f"wrote {out}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    print(f"wrote {out}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
 
 
 def panels(path: Path, images: dict[str, Tensor], truth: Tensor, *, overwrite: bool) -> None:
@@ -169,25 +156,29 @@ def test(
     spacing: Spacing = None,
     contrast: Annotated[float | None, typer.Option(help="Also MTF of an insert's edge [HU], and NPS.")] = None,
     seed: int = 0,
+    device: Device = None,
     quick: Quick = False,
     overwrite: Overwrite = False,
 ) -> None:
     """FBP and networks on images that none was trained on: PSNR, SSIM, MTF, noise; OUT as JSON, OUT_DATA.png."""
     data = data or ["chest", "head"]
     names = {kind: kind if kind in PHANTOMS else "_".join(Path(kind).resolve().parts[-2:]) for kind in data}
-    pictures = {kind: out.with_name(f"{out.stem}_{name}.png") for kind, name in (names | {"": "quality"}).items()}
-    for path in (out, *pictures.values()):
-        check_writable(path, overwrite=overwrite)
-    loaded = {path.stem: load(path) for path in checkpoints}
-    if len(loaded) < len(checkpoints) or len({(found.views, found.filter) for _, found in loaded.values()}) > 1:
-        raise ValueError("expected checkpoints of different names, trained for one number of views and one filter")
-    scan = next(iter(loaded.values()))[1].with_noise(snr, photons)
+    named = names if contrast is None else names | {"": "quality"}
+    pictures = {kind: out.with_name(f"{out.stem}_{name}.png") for kind, name in named.items()}
+    check_outputs([out, *pictures.values()], ".json", overwrite=overwrite)
+    place = working_device(device)
     networks: Networks = {"FBP": lambda q: q}
-    networks |= {name: functools.partial(cleaned, found[0]) for name, found in loaded.items()}
+    loaded = load_networks(checkpoints, RECIPE, place, taken=list(networks))
+    scans = [Scan(**header["scan"]) for _, header in loaded.values()]
+    if len({(scan.views, scan.filter) for scan in scans}) > 1:
+        each = ", ".join(f"{name} {s.views} and {s.filter}" for name, s in zip(loaded, scans, strict=True))
+        raise ValueError(f"expected networks for one number of views and one filter, got {each}; test them apart")
+    scan = scans[0].with_noise(snr, photons)
+    networks |= {name: functools.partial(cleaned, model) for name, (model, _) in loaded.items()}
     report: dict[str, Any] = {}
     for kind in data:
-        held = load_scans(kind, scan, part="test", count=count or (4 if quick else 100), side=side, seed=seed,
-                          spacing=spacing, device=DEVICE)  # fmt: skip
+        held = load_scans(kind, scan, part="test", count=given(count, 4 if quick else 100), side=side, seed=seed,
+                          spacing=spacing, device=place)  # fmt: skip
         pairs = fixed_pairs(held, seed=seed)
         answers = {name: [(network(q), x) for q, x in pairs] for name, network in networks.items()}
         report[names[kind]] = {"images": len(pairs)} | {name: figures_of_merit(a) for name, a in answers.items()}
@@ -200,12 +191,15 @@ def test(
         curves = {"contrast": contrast, "pixel": pixel} | told(found, pixel)
         lines = [f"{k}: MTF 50 % at {a.at(0.5):.3f}/mm, noise {b.level(pixel):.1f} HU" for k, (a, b) in found.items()]
     write_json(out, {"scan": asdict(scan), "data": report, "quality": curves}, overwrite=overwrite)
-    table = Table("data", "images", *(f"{name}: PSNR/dB, SSIM" for name in networks))
+    table = Table("data", "images", "picture", escape("PSNR [dB]"), "SSIM")
     for kind, row in report.items():
-        cells = [row[name] for name in networks]
-        table.add_row(kind, str(row["images"]), *(f"{c['psnr']['mean']:.2f} +- {c['psnr']['std']:.2f}, "
-                      f"{c['ssim']['mean']:.3f} +- {c['ssim']['std']:.3f}" for c in cells))  # fmt: skip
-    console.print(table, *lines, sep="\n")
+        for name in networks:
+            rated = ((row[name]["psnr"], 2), (row[name]["ssim"], 3))
+            cells = (f"{value['mean']:.{n}f} +- {value['std']:.{n}f}" for value, n in rated)
+            table.add_row(escape(kind), str(row["images"]), escape(name), *cells)
+    console.print(table)
+    for line in lines:
+        print(line)
 
 
 @app.command()
@@ -225,26 +219,33 @@ def apply(
     water: Annotated[float, typer.Option(help="Attenuation of water [1/mm].")] = WATER,
     noise: Annotated[float | None, typer.Option(help="Of the picture [HU]; default: estimated.")] = None,
     seed: int = 0,
+    device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """One picture, or a series of slices, in Hounsfield units. A DICOM result belongs to the slice's patient."""
-    (model, scan), looks = load(checkpoint), window_of(shown)
-    given, simulated = Geometry.of(geometry), scan.with_noise(snr, photons) if simulate else None
-    series = f"2.25.{uuid.uuid4().int}"
-    for number, (path, outs) in enumerate(jobs(source, out, overwrite=overwrite), 1):
+    (model, header), looks = load_network(checkpoint, RECIPE, working_device(device)), window_of(shown)
+    scan, known = Scan(**header["scan"]), Geometry.of(geometry)
+    simulated = scan.with_noise(snr, photons) if simulate else None
+    if noise is not None and not 0 < noise < math.inf:
+        raise ValueError(f"the noise of the picture must be > 0 HU, got {noise}; without --noise it is estimated")
+    for number, (path, outs, series) in enumerate(jobs(source, out, overwrite=overwrite), 1):
         if is_sinogram(path):
-            seen = from_sinogram(path, scan, given, item=item, transpose=transpose, photons=photons, water=water)
+            seen = from_sinogram(path, scan, known, item=item, transpose=transpose, photons=photons, water=water)
         else:
             seen = from_slice(path, simulated, side=side, spacing=spacing, seed=seed + number)
+            if simulated is None and number == 1:
+                warnings.warn(TEXTURE, stacklevel=1)
         level = float(noise_levels(seen.q)) if noise is None else noise / 1000
-        answer = cleaned(model, seen.q, level)
+        if noise is None and level < LITTLE:
+            warnings.warn(f"{path.name}: next to no noise was found, so little is changed; pass --noise", stacklevel=1)
+        x = cleaned(model, seen.q, level)
         for name in outs:
-            write_picture(name, to_hu(answer), seen, shown=looks, series=series, number=number, overwrite=overwrite)
-        size = f"{answer.shape[-2]} x {answer.shape[-1]} pixels of {seen.pixel:.3g} mm"
+            write_picture(name, to_hu(x), seen, shown=looks, series=series, number=number, overwrite=overwrite)
+        size = f"{x.shape[-2]} x {x.shape[-1]} pixels of {seen.pixel:.3g} mm"
         print(f"wrote {', '.join(map(str, outs))}: {size}, noise of the FBP about {1000 * level:.0f} HU")
         if seen.truth is not None:
-            print(f"PSNR {psnr(seen.q, seen.truth):.2f} dB of the FBP, {psnr(answer, seen.truth):.2f} dB of the answer")
+            print(f"PSNR {psnr(seen.q, seen.truth):.2f} dB of the FBP, {psnr(x, seen.truth):.2f} dB of the answer")
 
 
 if __name__ == "__main__":
-    app()
+    start(app)

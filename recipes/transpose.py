@@ -11,29 +11,31 @@ Expect:    INR-LoFi, f(x) = LoFi(INR(x), q), finds the map (row, column) -> (col
            the table of benchmarks/transpose.py.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
-from pnp_lofi.baselines import SIZES, Baseline
-from pnp_lofi.checkpoint import load_checkpoint
+from pnp_lofi.baselines import SIZES
 from pnp_lofi.convergence import convergence
+from pnp_lofi.entry import start
 from pnp_lofi.examples import Example
 from pnp_lofi.figures import Panel, save_figure
-from pnp_lofi.files import check_writable, write_json
+from pnp_lofi.files import write_json
+from pnp_lofi.launch import working_device
 from pnp_lofi.leaves import dead_leaves
 from pnp_lofi.lofi import LoFi
 from pnp_lofi.metrics import psnr
 from pnp_lofi.organs import chest, head
 from pnp_lofi.sampling import grid_coords
-from pnp_lofi.train import TrainSettings
+from pnp_lofi.supervised import answer, build_network, check_outputs, command, given, load_networks
+from pnp_lofi.train import TrainSettings, check_run
 from pnp_lofi.train import train as run
 
 RECIPE = "transpose"
@@ -49,24 +51,13 @@ console = Console()
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: a GPU if there is one.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Little of everything: whether it works.")]
 
 
 def build(network: str, size: str) -> nn.Module:
-    """:raises ValueError: for a name or size that is not known."""
-    if network != "LoFi":
-        return Baseline(network, 1, 1, size)  # type: ignore[arg-type]
-    if size not in LOFI:
-        raise ValueError(f'size is "small" or "paper", got {size!r}')
-    return LoFi(1, **LOFI[size], inr=True, equivariant=False)  # residual: without it coordinates wander
-
-
-def load(path: Path) -> tuple[Any, dict[str, Any]]:
-    """:raises ValueError: for a checkpoint of another recipe."""
-    model, header = load_checkpoint(path)
-    if header.get("recipe") != RECIPE:
-        raise ValueError(f"{path} was made by the recipe {header.get('recipe')!r}, this one reads {RECIPE!r}")
-    return model, header
+    """LoFi is residual: without it coordinates wander. :raises ValueError: for a name or size that is not known."""
+    return build_network(network, size, LOFI, 1, inr=True, equivariant=False)
 
 
 def images(kind: str, count: int, side: int, seed: int) -> Tensor:
@@ -98,9 +89,8 @@ class Transposed:
         return Example(x, x.mT.contiguous())
 
 
-@torch.no_grad()
 def answered(model: Any, q: Tensor) -> Tensor:
-    return model(q).clamp(0, 1)
+    return answer(model, q).clamp(0, 1)
 
 
 @app.command()
@@ -116,19 +106,22 @@ def train(
     blurred: Annotated[float, typer.Option(help="Part of the batches that is blurred, for LoFi.")] = 0.5,
     lr: Annotated[float | None, typer.Option(help="Adam's; default 3e-4 for LoFi, else 1e-3.")] = None,
     seed: int = 0,
+    device: Device = None,
     quick: Quick = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUT.state.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train on dead leaves and their transposes; writes OUT, OUT.csv and OUT.png."""
-    check_writable(out, overwrite=overwrite or resume)
+    check_run(out, resume=resume, overwrite=overwrite)
+    place = working_device(device)
     if quick:
         side, count, steps, objects = min(side, 32), 8, 20, 4
     kept, held = images(SETS[0], count, side, seed), images(SETS[0], 4, side, seed + TESTED)
     torch.manual_seed(seed)
-    model = build(network, size)
-    about = {"recipe": RECIPE, "trained_on": f"{count} dead leaves, {side} x {side}", "objects": objects,
-             "side": side, "command": " ".join(["transpose", *sys.argv[1:]])}  # fmt: skip
+    model = build(network, size).to(place)
+    blurred = blurred if network == "LoFi" else 0.0
+    about = {"recipe": RECIPE, "trained_on": f"{count} dead leaves, {side} x {side}, {blurred:g} of them blurred",
+             "objects": objects, "side": side, "command": command(RECIPE)}  # fmt: skip
 
     def validate(model: Any) -> dict[str, float]:
         return {"held-out PSNR": mean_psnr(answered(model, held), held.mT)}
@@ -137,11 +130,12 @@ def train(
         shown = {"seen": held[0], network: answered(model, held[:1])[0], "truth": held[0].mT}
         save_figure(path, [Panel(name, x, (0.0, 1.0)) for name, x in shown.items()], overwrite=True)
 
-    source = Transposed(kept, objects, blurred if network == "LoFi" else 0.0)
-    settings = TrainSettings(steps=steps, pixels=pixels, lr=lr or (3e-4 if network == "LoFi" else 1e-3), seed=seed)
+    source = Transposed(kept, objects, blurred)
+    lr = given(lr, 3e-4 if network == "LoFi" else 1e-3)
+    settings = TrainSettings(steps=steps, pixels=pixels, lr=lr, seed=seed)
     figures = run(model, source, settings, out, about=about, validate=validate, picture=picture, resume=resume,
                   validate_every=max(1, steps // 4))  # fmt: skip
-    console.print(f"wrote {out}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    print(f"wrote {out}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
 
 
 def mean_psnr(x: Tensor, truth: Tensor) -> float:
@@ -149,10 +143,14 @@ def mean_psnr(x: Tensor, truth: Tensor) -> float:
 
 
 def misplaced(model: Any, side: int) -> float:
-    """rms distance between where an INR-LoFi looks for a pixel and the transposed pixel [pixel]."""
+    """rms distance between where an INR-LoFi looks for a pixel and the transposed pixel [pixel].
+
+    What is looked at beyond the border is reflected into the image.
+    """
     coords = grid_coords((side, side), dtype=torch.float32)
     with torch.no_grad():
         found = model.looks_at(torch.zeros(1, 1, side, side), coords).mean(2)[0]
+    found = (side - 1) - (found.remainder(2 * (side - 1)) - (side - 1)).abs()
     return float((found - (coords.flip(-1) * side - 0.5)).square().sum(-1).mean().sqrt())
 
 
@@ -165,9 +163,8 @@ def test(
     overwrite: Overwrite = False,
 ) -> None:
     """PSNR on dead leaves and on images of other kinds; table, JSON, and a row of pictures for each set."""
-    for path in (out, out.with_suffix(".png")):
-        check_writable(path, overwrite=overwrite)
-    models = {path.stem: load(path) for path in checkpoints}
+    check_outputs([out, out.with_suffix(".png")], ".json", overwrite=overwrite)
+    models = load_networks(checkpoints, RECIPE)
     sides = {header["side"] for _, header in models.values()}
     if len(sides) > 1:
         raise ValueError(f"these networks were trained on images of several sizes, {sorted(sides)}; test them apart")
@@ -179,15 +176,15 @@ def test(
             rows[name][kind] = mean_psnr(x, q.mT)
             pictures.append((f"{name}: {psnr(x[0], q[0].mT, 1.0):.1f} dB", x[0]))
         pictures.append(("truth", q[0].mT))
-    table = Table("network", *(f"{kind} [dB]" for kind in SETS))
+    table = Table("network", *(escape(f"{kind} [dB]") for kind in SETS))
     for name, row in rows.items():
-        table.add_row(name, *(f"{value:.2f}" for value in row.values()))
+        table.add_row(escape(name), *(f"{value:.2f}" for value in row.values()))
     places = {n: misplaced(m, side) for n, (m, _) in models.items() if isinstance(m, LoFi)}
     write_json(out, {"side": side, "psnr": rows, "misplaced": places}, overwrite=overwrite)
     draw(out.with_suffix(".png"), pictures, len(SETS))
     console.print(table)
     for name, distance in places.items():
-        console.print(f"{name} looks {distance:.2f} pixels (rms) beside the transposed pixel")
+        print(f"{name} looks {distance:.2f} pixels (rms) beside the transposed pixel")
 
 
 def draw(path: Path, pictures: list[tuple[str, Tensor]], rows: int) -> None:
@@ -206,4 +203,4 @@ def draw(path: Path, pictures: list[tuple[str, Tensor]], rows: int) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    start(app)

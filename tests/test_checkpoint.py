@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from pnp_lofi.checkpoint import find_checkpoint, load_checkpoint, read_tensors, save_checkpoint, shipped
+from pnp_lofi.files import write_json
 
 
 def test_round_trip(tiny, tmp_path):
@@ -21,11 +22,12 @@ def test_round_trip(tiny, tmp_path):
 
 
 def test_shipped_priors_load_and_tell_what_they_are():
-    assert shipped() == ["massmap", "natural", "radio"]
+    assert shipped() == ["ldct", "massmap", "natural", "radio"]
     for name in shipped():
         model, header = load_checkpoint(name)
         assert find_checkpoint(name).stat().st_size < 2e6
-        assert {"trained_on", "command", "metrics", "sigma_range", "value_range"} <= header.keys()
+        assert {"trained_on", "command", "metrics"} <= header.keys()
+        assert "scan" in header or {"sigma_range", "value_range"} <= header.keys()
         assert sum(p.numel() for p in model.parameters()) < 250_000
 
 
@@ -89,3 +91,19 @@ def test_header_that_lies_about_its_length(tmp_path):
     path.write_bytes(struct.pack("<Q", 10**12) + b"{}")
     with pytest.raises(ValueError, match="not a whole safetensors"):
         read_tensors(path)
+
+
+def test_a_full_disk_keeps_what_was_there(tiny, tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, tiny)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"a\.safetensors was not written: .*too large"):
+            save_checkpoint(path, tiny)
+        with pytest.raises(OSError, match=r"too large: .*b\.json was not written"):
+            write_json(tmp_path / "b.json", list(range(1000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]

@@ -32,6 +32,19 @@ def test_power_is_what_is_asked_for(halos):
     assert bool(((found.mean(0) - want).abs() < 4 * error + 0.01 * want).all())
 
 
+def test_power_by_hand():
+    """C_ell = |sum kappa exp(-i ell theta)|^2 (pixel / N)^2, pixel in radians, and ell of that sum."""
+    n, count, radians = 64, 100, np.pi / 180 / 60 * PIXEL
+    x = convergence(count, n, PIXEL, seed=5)[:, 0].double().numpy()
+    found = (np.abs(np.fft.fft2(x)) ** 2).mean(0) * (radians / n) ** 2
+    f = np.fft.fftfreq(n, radians)
+    ell = 2 * np.pi * np.hypot(f[:, None], f)
+    for low, high in ((1500, 4000), (4000, 8000), (8000, 19000)):
+        ring = (ell > low) & (ell < high)
+        wanted = ktng_spectrum(torch.from_numpy(ell[ring])).numpy()
+        assert found[ring].mean() == pytest.approx(wanted.mean(), rel=0.06)
+
+
 def test_rings_are_those_of_gaussian_fields():
     ell = torch.logspace(1, 5, 200, dtype=torch.float64)
     grid = power_grid((64, 64), PIXEL, ell, ktng_spectrum(ell))

@@ -50,6 +50,12 @@ def test_mtf_bad_input():
         mtf(image, centre, 78.0, 1.0)
     with pytest.raises(ValueError, match="no edge"):
         mtf(torch.full((160, 160), 3.0), centre, radius, 1.0)
+    with pytest.raises(ValueError, match=r"expected a picture \(H, W\), got \(1, 160, 160\)"):
+        mtf(image[None], centre, radius, 1.0)
+    with pytest.raises(ValueError, match="finite real numbers of image"):
+        mtf(image.where(image > 100, torch.nan), centre, radius, 1.0)
+    with pytest.raises(ValueError, match="finite real numbers of images"):
+        nps(torch.stack([image, image * torch.nan]), 1.0)
     assert math.isnan(mtf(image, centre, radius, 1.0).at(0.0))
     assert len(edge_spread(image, centre, radius)) == 80
 

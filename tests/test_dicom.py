@@ -73,11 +73,52 @@ def test_slope_and_intercept_come_before_padding(path):
     assert read_slice(path).hu[0].tolist() == [[-1000, -24], [24, 2024]]
 
 
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [({"RescaleSlope": None, "RescaleIntercept": None}, r"no RescaleSlope.*RescaleIntercept.*pass rescale"),
+     ({"RescaleIntercept": None}, "no RescaleSlope"), ({"RescaleSlope": 0}, "slope 0.0 and intercept -1024.0"),
+     ({"RescaleType": "Z_EFF"}, "RescaleType HU, got Z_EFF")],
+)  # fmt: skip
+def test_numbers_that_need_not_be_hounsfield_units(path, values, text):
+    change(path, **values)
+    with pytest.raises(ValueError, match=rf"x\.dcm: .*{text}"):
+        read_slice(path)
+    raw = torch.from_numpy(pydicom.dcmread(path).pixel_array).float()
+    assert torch.equal(read_slice(path, rescale=(2, -100)).hu[0], 2 * raw - 100)
+
+
+@pytest.mark.parametrize("limit", [None, 40])
+def test_padding_that_is_named(path, limit):
+    raw = np.array([[0, 30], [40, 1024]], np.uint16)  # -1024, -994, -984 and 0 HU
+    file = pydicom.dcmread(path)
+    file.Rows = file.Columns = 2
+    file.PixelRepresentation, file.PixelData = 0, raw.tobytes()
+    file.add_new("PixelPaddingValue", "US", 30)
+    if limit is not None:
+        file.add_new("PixelPaddingRangeLimit", "US", limit)
+    file.save_as(path)
+    assert read_slice(path).hu[0].tolist() == [[-1024, -1000], [-984 if limit is None else -1000, 0]]
+
+
+def test_damaged_elements_name_the_file(path):
+    whole = path.read_bytes()
+    for good, bad in ((b"0.7\\0.7", b"a.7\\0.7"), (b"-1024", b"-1k24")):
+        assert good in whole
+        path.write_bytes(whole.replace(good, bad))
+        with pytest.raises(ValueError, match=r"x\.dcm: broken, or not DICOM"):
+            read_slice(path)
+    path.write_bytes(whole.replace(b"0.0\\0.0\\0.0", b"0.0\\x.0\\0.0"))  # the place along the patient
+    with pytest.raises(ValueError, match=r"none of 1 files can be read: .*x\.dcm: broken"):
+        dicom_series(path.parent)
+
+
 def test_pixel_spacing(path):
     change(path, PixelSpacing=None)
     with pytest.raises(ValueError, match=r"has no PixelSpacing.*pass spacing"):
         read_slice(path)
     assert read_slice(path, spacing=(0.5, 0.5)).pixel == 0.5
+    with pytest.raises(ValueError, match=r"spacing of \(rows, columns\) in mm, got 0.5"):
+        read_slice(path, spacing=0.5)
     with pytest.raises(ValueError, match="> 0 mm, got -1"):
         read_slice(path, spacing=(-1, 1))
     with pytest.raises(ValueError, match=r"pixels of 1.0 x 0.5 mm are not square; pass resample=True"):
@@ -90,7 +131,8 @@ def test_pixel_spacing(path):
 def test_no_ct_slices(path, tmp_path):
     for values, text in (({"Modality": "MR"}, "Modality CT, got MR"), ({"NumberOfFrames": 2}, "one frame, got 2"),
                          ({"SamplesPerPixel": 3}, "one channel"), ({"ImageType": ["ORIGINAL", "LOCALIZER"]}, "scout"),
-                         ({"Rows": None}, "no image")):  # fmt: skip
+                         ({"PhotometricInterpretation": "PALETTE COLOR"}, "palette"), ({"Rows": None}, "no image"),
+                         ({"Rows": 6}, r"expected 6 x 12 pixels, got \(2, 6, 12\)")):  # fmt: skip
         write_dicom(path, picture(), 0.7, overwrite=True)
         change(path, **values)
         with pytest.raises(ValueError, match=text):
@@ -114,6 +156,15 @@ def has_decoder() -> bool:
     return pydicom.pixels.get_decoder(pydicom.uid.HTJ2KLossless).is_available
 
 
+def test_like_a_slice_that_says_little(path, tmp_path):
+    change(path, PixelSpacing=[], ImagePositionPatient=[])
+    write_dicom(tmp_path / "y.dcm", picture(), 0.7, like=path)
+    assert pydicom.dcmread(tmp_path / "y.dcm").PixelSpacing == [0.7, 0.7]
+    change(path, SOPInstanceUID=None)
+    with pytest.raises(ValueError, match=r"x\.dcm: .*SOPInstanceUID"):
+        write_dicom(tmp_path / "z.dcm", picture(), 0.7, like=path)
+
+
 def test_series_are_sorted_along_the_patient(tmp_path):
     hu = torch.stack([picture(seed=k) for k in range(4)])
     write_series(tmp_path / "a", hu, 0.5, thickness=-2.0)  # the last is the lowest
@@ -134,12 +185,18 @@ def test_units_and_size(tmp_path):
     hu = DicomSlices(tmp_path, units="HU", size=8)[0]
     torch.testing.assert_close(mu, attenuation(hu, 1.0))
     assert float(DicomSlices(tmp_path)[0].mean()) == pytest.approx(0.02 * (1 + float(hu.mean()) / 1000), rel=0.01)
+    with pytest.raises(ValueError, match="size of 1 pixel or more, got 0"):
+        DicomSlices(tmp_path, size=0)
     with pytest.raises(ValueError, match="units of HU, 1/mm or 1/pixel, got '1/cm'"):
         DicomSlices(tmp_path, units="1/cm")
 
 
 def test_broken_files_are_named_and_skipped(tmp_path):
     write_series(tmp_path, torch.stack([picture(seed=k) for k in range(3)]), 0.5)
+    found = [pydicom.dcmread(path) for path in sorted(tmp_path.glob("*.dcm"))]
+    assert all(len({f[name].value for f in found}) == 1 for name in ("StudyInstanceUID", "FrameOfReferenceUID"))
+    assert len({f.StudyInstanceUID for f in found} | {f.SeriesInstanceUID for f in found}) == 2
+    assert all(f.SliceThickness == 1 for f in found)
     whole = (tmp_path / "002.dcm").read_bytes()
     (tmp_path / "notes.txt").write_text("words")
     for content in (whole[:-10], whole[:200], b"words"):
@@ -179,9 +236,14 @@ def test_attenuation():
 
 def test_writer_errors(tmp_path):
     for hu, pixel, text in ((torch.zeros(2, 4, 4), 1, r"\(H, W\)"), (torch.full((4, 4), torch.nan), 1, "finite"),
-                            (torch.full((4, 4), 4e4), 1, "16 bits"), (torch.zeros(4, 4), 0, "> 0 mm")):  # fmt: skip
+                            (torch.full((4, 4), 4e4), 1, "16 bits"), (torch.zeros(4, 4), 0, "> 0 mm"),
+                            (torch.zeros(4, 4, dtype=torch.complex64), 1, "real")):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             write_dicom(tmp_path / "x.dcm", hu, pixel)
+    with pytest.raises(FileNotFoundError, match=r"no DICOM file '.*none\.dcm'"):
+        write_dicom(tmp_path / "x.dcm", torch.zeros(4, 4), 1, like=tmp_path / "none.dcm")
+    with pytest.raises(ValueError, match=r"write_series expects \(n, 1, H, W\)"):
+        write_series(tmp_path, torch.zeros(0, 1, 4, 4), 1)
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from pnp_lofi import LoFi, SharedLoFi
+from pnp_lofi.examples import PairCrops, cached, normal
+from pnp_lofi.learner import Learner
+from pnp_lofi.train import TrainSettings
 
 pytestmark = pytest.mark.gpu
 
@@ -60,3 +63,30 @@ def test_bfloat16_is_close():
     with torch.no_grad():
         full, low = model(q, 0.2), model(q, 0.2, compute_dtype=torch.bfloat16)
     assert float((low - full).norm() / (full - q).norm()) < 0.03
+
+
+def pairs():
+    g = torch.Generator().manual_seed(2)
+    return [(torch.rand(1, 30, 34, generator=g), torch.rand(1, 30, 34, generator=g)) for _ in range(5)]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_training_steps_are_those_of_the_cpu(kept):
+    """Batches drawn ahead, of images on the processor or kept on the GPU: no noise, which a GPU draws itself."""
+    settings, learners = TrainSettings(steps=6, pixels=40, draws=2), []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        torch.manual_seed(0)
+        model = LoFi(**SMALL, equivariant=False).to(device)
+        images = cached([torch.cat(pair) for pair in pairs()], device) if kept else [torch.cat(p) for p in pairs()]
+        source = PairCrops([(x[:1], x[1:]) for x in images], 20, 4)
+        learners.append(Learner(model, source, settings, {}))
+    for _ in range(6):
+        (loss, _), (expected, _) = learners[1].advance(), learners[0].advance()
+        assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_noise_of_a_gpu_is_seeded_and_normal():
+    x = torch.zeros(4, 1, 200, 200, device="cuda")
+    a, b = (normal(x, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert a.is_cuda and torch.equal(a, b)
+    assert abs(float(a.mean())) < 0.01 and abs(float(a.std()) - 1) < 0.01

@@ -1,8 +1,11 @@
 """Image files in and out, and the photographs that may be trained on."""
 
+import io
 import os
 import pickle
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from pnp_lofi.images import (
     load_image,
     permissive_photographs,
     photograph_files,
+    save_image,
     save_png,
     to_grey,
 )
@@ -93,6 +97,13 @@ def test_sixteen_bits(tmp_path):
         assert np.allclose(got, values / 65535, atol=1e-7)
 
 
+def test_32_bits_and_signs_are_refused(tmp_path):
+    for values in (np.array([[0, 65536]], np.int32), np.array([[-1, 5]], np.int32)):
+        Image.fromarray(values).save(tmp_path / "x.tif")
+        with pytest.raises(ValueError, match=r"x\.tif: expected 8 or 16 bits without sign, got (0 to 65536|-1 to 5)"):
+            load_image(tmp_path / "x.tif")
+
+
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3), ("1", 1)])
 def test_modes_and_alpha(tmp_path, mode, channels):
     Image.fromarray((noise(6, 5, 3).numpy() * 255).astype(np.uint8)).convert(mode).save(tmp_path / "x.png")
@@ -143,6 +154,43 @@ def test_npy_errors(tmp_path):
     np.save(tmp_path / "holes.npy", holes)
     with pytest.raises(ValueError, match="2 NaN or infinite of 20, the first at row 2, column 3"):
         load_image(tmp_path / "holes.npy")
+    np.save(tmp_path / "large.npy", np.array([[0, 1e300]]))  # infinite in float32
+    with pytest.raises(ValueError, match="1 NaN or infinite of 2, the first at row 0, column 1"):
+        load_image(tmp_path / "large.npy")
+
+
+def huge_png() -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def huge_npy() -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**6)})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("name", "content"), [("x.png", huge_png()), ("x.npy", huge_npy())], ids=["png", "npy"])
+def test_a_header_that_promises_too_much_is_one_broken_file(tmp_path, name, content):
+    save_png(tmp_path / "a.png", torch.zeros(4, 4))
+    (tmp_path / name).write_bytes(content)
+    with pytest.warns(UserWarning, match=rf"skipped 1 of 2 files: .*{name}"):
+        assert len(image_folder(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("ending", [".npy", ".fits"])
+def test_save_image(tmp_path, ending):
+    path, x = tmp_path / f"x{ending}", noise(1, 1, 4, 5).requires_grad_()
+    if ending == ".fits":
+        pytest.importorskip("astropy")
+    save_image(path, x)
+    assert torch.equal(load_image(path), x)
+    with pytest.raises(ValueError, match=r"expected finite real numbers of image.*20 NaN"):
+        save_image(path, x * torch.nan, overwrite=True)
+    assert torch.equal(load_image(path), x)
 
 
 def test_fits(tmp_path):

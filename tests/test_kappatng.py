@@ -84,7 +84,7 @@ def test_broken_binary(binary):
     binary.write_bytes(fortran + whole[4:-4] + fortran)
     assert torch.equal(read_kappa(binary)[0].double(), torch.from_numpy(KAPPA).float().double())
     binary.write_bytes(mark + np.full((32, 32), np.nan).tobytes() + mark)
-    with pytest.raises(ValueError, match="finite convergence"):
+    with pytest.raises(ValueError, match=r"kappa20\.dat: expected finite real numbers of kappa.*1024 NaN"):
         KappaTNG(binary.parent)[0]
 
 
@@ -102,14 +102,39 @@ def test_broken_sets(hdf5, tmp_path):
     with pytest.raises(ValueError, match=r"run002.*expected 32 pixels a side as before, got 16"):
         KappaTNG(tmp_path)
     hdf5.write_bytes(hdf5.read_bytes()[:-3000])
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.warns(UserWarning, match=r"skipped 1 of 2 files: .*LP002_run001_maps\.hdf5: it is cut short") as caught:
+        assert [path.name for path in KappaTNG(tmp_path).files] == ["LP002_run002_maps.hdf5"]
+    assert caught[0].filename == __file__
+    (tmp_path / "LP002" / "LP002_run002_maps.hdf5").write_text("words")
+    with pytest.raises(ValueError, match=r"none of 2 files can be read: .*cut short.*broken, or not HDF5"):
         KappaTNG(tmp_path)
+
+
+@pytest.mark.parametrize("values", [np.zeros(16), np.zeros((1, 4, 4)), np.zeros((4, 5)), np.zeros((0, 0))])
+def test_what_is_no_map(tmp_path, values):
+    with h5py.File(tmp_path / "x_maps.hdf5", "w") as file:
+        file["z20/kappa"] = values
+    for read in (read_kappa, lambda path: KappaTNG(path.parent)):
+        with pytest.raises(ValueError, match=r"x_maps\.hdf5: expected a square map under 'z20/kappa'"):
+            read(tmp_path / "x_maps.hdf5")
+    with pytest.raises(ValueError, match="plane of 1 to 40, got 41"):
+        read_kappa(tmp_path / "x_maps.hdf5", 41)
+
+
+def test_folders_and_hidden_files_are_no_maps(binary):
+    (binary.parent / "y_maps.hdf5").mkdir()
+    (binary.parent / "._x_maps.hdf5").write_text("of a Macintosh")
+    assert len(KappaTNG(binary.parent)) == 1
 
 
 def test_writer_errors(tmp_path):
     for path, shape in ((tmp_path / "x.npy", (4, 4)), (tmp_path / "x.dat", (4, 5)), (tmp_path / "x.dat", (2, 4, 4))):
         with pytest.raises(ValueError, match=r"\.hdf5 or \.dat and a map \(N, N\)"):
             write_kappa(path, torch.zeros(shape))
+    for bad in (torch.full((4, 4), torch.nan), torch.zeros(4, 4, dtype=torch.complex64), torch.full((4, 4), torch.inf)):
+        with pytest.raises(ValueError, match=r"x\.dat: expected finite real numbers of kappa"):
+            write_kappa(tmp_path / "x.dat", bad)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("old", [True, False])

@@ -15,7 +15,7 @@ from pnp_lofi import LoFi
 from pnp_lofi.baselines import SIZES, Baseline
 from pnp_lofi.checkpoint import load_checkpoint
 from pnp_lofi.examples import Crops, Example, Noisy, PairCrops
-from pnp_lofi.learner import Learner
+from pnp_lofi.learner import Batches, Learner, seeded
 from pnp_lofi.train import train
 from pnp_lofi.training_log import read_log
 
@@ -37,14 +37,13 @@ def test_first_steps_are_those_of_a_loop_by_hand():
     settings = replace(SETTINGS, steps=4, draws=2, loss="l2", ema=0.5, pixels=50, schedule="constant")
     model, reference = network(), network()
     learner = Learner(model, four(), settings, {})
-    g = torch.Generator().manual_seed(settings.seed)
     adam = torch.optim.Adam(reference.parameters(), lr=settings.lr, betas=(0.9, 0.99))
     mean = weights(reference)
     for step in range(4):
         learner.advance()
         if step % 2 == 0:
-            q, x, sigma = four()(g)
-        index = torch.randint(24 * 24, (4, 50), generator=g)
+            q, x, sigma = four()(seeded(settings.seed, "batch", step // 2))
+        index = torch.randint(24 * 24, (4, 50), generator=seeded(settings.seed, "pixels", step))
         whole = reference(q, sigma)
         error = (whole - x).flatten(1).gather(1, index)
         loss = (error.square().mean(1) / sigma**0.7).mean()
@@ -148,6 +147,21 @@ def test_resume_in_the_middle_of_draws_and_with_a_mean(tmp_path):
         again.advance()
     assert torch.equal(weights(whole.model), weights(again.model))
     assert all(torch.equal(v, again.mean[k]) for k, v in whole.mean.items())
+
+
+def test_batches_drawn_ahead_are_those_drawn_in_turn():
+    """In the order of training, after a leap, and with an error at the batch that has it."""
+    one, ahead = Batches(four(), 3), Batches(four(), 3, ahead=True)
+    for number in (0, 0, 1, 2, 7, 7, 8, 3):
+        assert all(torch.equal(a, b) for a, b in zip(one[number], ahead[number], strict=True))
+    assert not torch.equal(one[0].q, one[1].q)
+    assert not torch.equal(one[0].q, Batches(four(), 4)[0].q)
+
+    def broken(generator):
+        raise RuntimeError("unreadable")
+
+    with pytest.raises(RuntimeError, match="unreadable"):
+        Batches(broken, 0, ahead=True)[0]
 
 
 def test_pairs_are_cut_alike():

@@ -1,5 +1,6 @@
 """LoDoPaB-CT's files: layout, geometry, lengths, data loading, broken sets."""
 
+import math
 import pickle
 import shutil
 
@@ -63,6 +64,18 @@ def test_geometry_is_that_of_the_published_set():
     assert ours.spacing == pytest.approx(published.spacing, rel=1e-14)
     assert torch.equal(ours.angles, published.angles) and torch.equal(ours.positions(), published.positions())
     assert ours.noise_model.photons == published.noise_model.photons and ours.noise_model.mu == published.noise_model.mu
+
+
+def test_geometry_against_a_blob_in_closed_form():
+    """Axis 0 is x, axis 1 is y, s = x cos t + y sin t on +-0.26 / sqrt(2) m, t = (k + 1/2) pi / views."""
+    N, views, detectors, width, x0, y0 = 121, 50, 171, 0.012, 0.05, -0.03
+    side = (torch.arange(N, dtype=torch.float64) + 0.5) * (0.26 / N) - 0.13
+    x = torch.exp(-((side[:, None] - x0) ** 2 + (side - y0) ** 2) / (2 * width**2))
+    t = ((torch.arange(views, dtype=torch.float64) + 0.5) * math.pi / views)[:, None]
+    s = ((torch.arange(detectors, dtype=torch.float64) + 0.5) / detectors * 2 - 1) * 0.26 / math.sqrt(2)
+    y = math.sqrt(2 * math.pi) * width * torch.exp(-((s - x0 * t.cos() - y0 * t.sin()) ** 2) / (2 * width**2))
+    found = lodopab_operator(N, views, detectors).A(x.float()[None, None])[0, 0]
+    assert float((found - y).norm() / y.norm()) < 0.01
 
 
 def test_sinograms_are_those_of_the_images(written):
@@ -153,7 +166,7 @@ def test_broken_sets(folder, tmp_path):
     with pytest.raises(ValueError, match=r"expected numbers under 'data', got \['images'\]"):
         LoDoPaB(folder)
     for shape, text in (((3, 24, 24), "expected 4 items as in observation"), ((4, 24, 23), "N, N"),
-                        ((4, 20, 20), "as in the first file")):  # fmt: skip
+                        ((0, 0, 0), "N, N"), ((4, 20, 20), "as in the first file")):  # fmt: skip
         with h5py.File(folder / "ground_truth_train_000.hdf5", "w") as file:
             file["data"] = np.zeros(shape, np.float32)
         with pytest.raises(ValueError, match=text):
@@ -161,6 +174,20 @@ def test_broken_sets(folder, tmp_path):
     (folder / "ground_truth_train_000.hdf5").unlink()
     with pytest.raises(FileNotFoundError, match=r"ground_truth_train_000\.hdf5 is missing of 000 to 001"):
         LoDoPaB(folder)
+
+
+def test_damaged_inside(folder):
+    """h5py raises RuntimeError and KeyError as well."""
+    path = folder / "observation_test_000.hdf5"
+    whole, errors = path.read_bytes(), 0
+    for k in range(96, 1200, 8):
+        path.write_bytes(whole[:k] + bytes([whole[k] ^ 0x55]) + whole[k + 1 :])
+        try:
+            LoDoPaB(folder, "test")[0]
+        except ValueError as error:
+            assert path.name in str(error)
+            errors += 1
+    assert errors > 5
 
 
 def test_broken_items(folder):
@@ -185,3 +212,5 @@ def test_nothing_is_overwritten_unasked(folder):
     assert len(LoDoPaB(folder, "test")) == 1
     with pytest.raises(ValueError, match="at least one item"):
         write_lodopab(folder, {"dev": 1})
+    with pytest.raises(ValueError, match="views and detectors >= 1, got 24, 0 and 35"):
+        write_lodopab(folder, {"test": 1}, shape=(24, 0, 35), overwrite=True)

@@ -85,12 +85,14 @@ def test_an_import_is_light():
     assert not (after - before) & HEAVY
 
 
-def test_the_command_line_starts_light():
+@pytest.mark.parametrize("module", ["__main__", "entry"])
+def test_the_command_line_starts_light(module):
     """`pnp-lofi --help` needs neither torch nor deepinv: they are imported by the commands."""
-    source = ast.parse((ROOT / "pnp_lofi" / "__main__.py").read_text())
+    source = ast.parse((ROOT / "pnp_lofi" / f"{module}.py").read_text())
     top = [node for node in source.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
+    names.discard("pnp_lofi.entry")
     assert not {name.split(".")[0] for name in names} & ({"torch", "deepinv", "pnp_lofi"} | HEAVY - {"typer"})
 
 

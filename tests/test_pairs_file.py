@@ -45,12 +45,18 @@ def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match=r"one n, got \(2, 2, 5, 6\) and \(3, 1, 10, 12\)"):
         Pairs(path)
     np.savez(path, x=X.numpy(), y=np.full(Y.shape, np.inf))
-    with pytest.raises(ValueError, match="y must hold finite real numbers"):
+    with pytest.raises(ValueError, match="expected finite real numbers of y"):
         Pairs(path)
     np.savez(path, x=np.array([{}], object), y=Y.numpy())
     with pytest.raises(ValueError, match=r"x\.npz"):
         Pairs(path)
-    for content in (b"words", b"", path.read_bytes()[:300]):
+    np.savez(path, x=X.numpy(), y=np.full(Y.shape, 1e300))  # infinite in float32
+    with pytest.raises(ValueError, match=r"finite real numbers of y.*180 NaN or infinite"):
+        Pairs(path)
+    np.savez_compressed(path, x=X.numpy(), y=Y.numpy())
+    whole = path.read_bytes()
+    damaged = [whole[:k] + bytes([whole[k] ^ 0xFF]) + whole[k + 1 :] for k in range(100, 440, 10)]  # zlib raises
+    for content in (b"words", b"", whole[:300], *damaged):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"x\.npz: expected a \.npz with y and x"):
             Pairs(path)
@@ -67,6 +73,24 @@ def test_writer_errors(tmp_path):
         write_pairs(tmp_path / "x.npz", Y[0], X)
     with pytest.raises(ValueError, match=r"\(n, 1, H, W\)"):
         write_authors_pairs(tmp_path, Y, Y)
+    for write in (write_pairs, lambda path, y, x: write_authors_pairs(tmp_path / "set", x, x)):
+        for bad in (torch.nan * X, X[:0], X * 1j):
+            with pytest.raises(ValueError, match="expected finite real numbers of"):
+                write(tmp_path / "x.npz", Y[: len(bad)], bad)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["pairs.npz", "pairs.h5"])
+def test_a_full_disk(tmp_path, name):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large|disk full"):
+            write_pairs(tmp_path / name, torch.ones(1, 1, 200, 200), torch.ones(1, 1, 200, 200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_authors_layout(tmp_path):

@@ -375,9 +375,8 @@ def test_error_bars_of_the_command_line(run, tmp_path):
     code, _, err = run(line)
     assert code == 0, err
     assert "error bars: 100%" in err
-    made = ["rec.fits", "rec.json", "rec.png", "rec_dirty.fits", "rec_residual.fits", "rec_std.fits"]
-    assert sorted(p.name for p in tmp_path.glob("rec*")) == made
-    header, std = fits.getheader("rec_std.fits"), fits.getdata("rec_std.fits")
+    assert {"rec.fits", "rec.json", "rec.png", "rec_std.fits"} < {p.name for p in tmp_path.glob("rec*")}
+    header, std = fits.getheader("rec_std.fits"), fits.getdata("rec_std.fits")[0, 0]
     assert header["BUNIT"] == "Jy/pixel" and header["CRPIX1"] == 17
     assert std.shape == (32, 32) and np.isfinite(std).all() and std.min() >= 0 and std.max() > 0
     report = json.loads((tmp_path / "rec.json").read_text())

@@ -28,17 +28,19 @@ def run(*arguments):
 SMALL = ("--crop", 32, "--objects", 2, "--pixels", 64, "--quick")
 
 
-@pytest.mark.parametrize("options", [(), ("--colour",), ("--sigma-max", 0.3), ("--network", "U-Net")])
+@pytest.mark.parametrize(
+    "options", [(), ("--colour",), ("--sigma-max", 0.3), ("--sigma-max", 0.3, "--blind"), ("--network", "U-Net")]
+)
 def test_train_and_apply(photos, tmp_path, options):
     out = tmp_path / "d.safetensors"
     assert "held-out PSNR" in run("train", "-o", out, "--data", photos, *SMALL, *options).stdout
     model, header = load_checkpoint(out)
-    blind = "--sigma-max" in options
-    assert header["recipe"] == "denoise" and header["blind"] == blind
+    told = "--sigma-max" in options and "--blind" not in options
+    assert header["recipe"] == "denoise" and header["told"] == told
     assert model.in_channels == (3 if "--colour" in options else 1)
     assert (tmp_path / "d.safetensors.csv").is_file() and (tmp_path / "d.safetensors.png").is_file()
     clean = tmp_path / "clean.png"
-    sigma = ("--sigma", 0.2) if blind else ()
+    sigma = ("--sigma", 0.2) if told else ()
     run("apply", out, photos / "0.png", "-o", clean, *sigma)
     assert load_image(clean).shape[-2:] == (48, 48)
     with pytest.raises(FileExistsError):
@@ -73,6 +75,12 @@ def test_tiny(tmp_path, monkeypatch):
     assert set(found) == {"LoFi", "DnCNN"}
     assert found["LoFi"]["steps"] == list(range(1, 41)) and len(found["DnCNN"]["psnr"]) == 40
     assert (tmp_path / "tiny.png").is_file()
+    with pytest.raises(FileExistsError):
+        run("tiny", "-o", tmp_path, "--side", 32, "--quick")
+    run("tiny", "-o", tmp_path, "--side", 32, "--quick", "--resume")
+    assert json.loads((tmp_path / "tiny.json").read_text())["curves"] == found
+    with pytest.raises(ValueError, match="take another folder"):
+        run("tiny", "-o", tmp_path, "--side", 40, "--quick", "--resume")
 
 
 def test_ten_photographs_are_squares():

@@ -197,7 +197,11 @@ def test_resume(tmp_path, monkeypatch):
     monkeypatch.setitem(ldct.LOFI, "small", TINY)
     with pytest.raises(FileExistsError, match="broken-off"):
         call("train", "-o", parts, *FEW, "--steps", 6)
+    with pytest.raises(ValueError, match="other identity"):
+        call("train", "-o", parts, *FEW, "--steps", 6, "--side", 40, "--resume")
     call("train", "-o", parts, *FEW, "--steps", 6, "--resume")
+    with pytest.raises(FileExistsError, match=r"nothing to resume: .* is finished"):
+        call("train", "-o", parts, *FEW, "--steps", 6, "--resume")
     a, b = (load_checkpoint(path)[0].state_dict() for path in (whole, parts))
     for name, value in a.items():
         torch.testing.assert_close(b[name], value)
@@ -257,6 +261,13 @@ def test_apply_to_slices(tmp_path, checkpoint):
     assert len(files) == 3
     with pytest.raises(FileExistsError):
         call("apply", checkpoint, folder, "-o", tmp_path / "out")
+    write_series(folder / "other", chest(2, SIDE, seed=9), PIXEL)
+    with pytest.warns(UserWarning):
+        call("apply", checkpoint, folder, "-o", tmp_path / "both")
+    assert sorted(map(len, dicom_series(tmp_path / "both").values())) == [2, 3]  # a patient's slices stay together
+    for words in (["--noise", 0], ["--side", 0]):
+        with pytest.raises(ValueError, match=r"must be > 0 HU|16 pixels"):
+            call("apply", checkpoint, source, "-o", tmp_path / "z.npy", *words)
     with pytest.raises(ValueError, match="one other folder"):
         call("apply", checkpoint, folder, "-o", tmp_path / "out.png")
 
@@ -291,6 +302,9 @@ def test_bad_data(tmp_path):
     np.savez(tmp_path / "mixed" / "00003.npz", fbp=np.zeros((24, 24)), image=np.zeros((24, 24)))
     with pytest.raises(ValueError, match=r"several sizes.*--crop"):
         call("train", "-o", out, "--data", tmp_path / "mixed", "--quick", "--objects", 16, "--steps", 3)
+    for option in ("--steps", "--objects", "--crop", "--count", "--lr"):  # zero is no default
+        with pytest.raises(ValueError, match=r"positive|objects >= 1|at least one image"):
+            call("train", "-o", out, *FEW, option, 0)
     with pytest.raises(ValueError, match="baselines are"):
         call("train", "-o", out, "--network", "VGG", *FEW)
 

@@ -137,12 +137,18 @@ def test_bad_input_is_told(trained, observed, tmp_path):
         ([*given(observed, "e1", "e2", "mask")], "--std"),
         ([*given(observed, "e1", "mask", "std")], "without --e2"),
         ([*given(observed, "e1", "e2", "mask"), "--std", "0"], "sigma"),
+        (["--e1", observed / "e1.fits", "--e2", observed / "e1.fits", *given(observed, "mask", "std")], "both comp"),
+        ([*files, "--margin", -1], "margin"),
+        (["--catalogue", tmp_path, "--mask", observed / "mask.fits"], "go with --e1"),
+        (["--catalogue", tmp_path, "--shape", "60"], "--shape: expected two numbers"),
         ([], "either --e1"),
     ]
     for words, told in cases:
         with pytest.raises(ValueError, match=told):
             call("apply", trained, "-o", out, *words)
         assert not out.exists()
+    with pytest.raises(ValueError, match=r"ending of \.fits"):
+        call("apply", trained, "-o", tmp_path / "k.png", *files)
     with pytest.raises(FileNotFoundError, match="no file"):
         call("apply", trained, "-o", out, "--e1", tmp_path / "none.fits", "--std", 0.1)
     with pytest.raises(FileNotFoundError, match="does not exist"):
@@ -166,6 +172,35 @@ def test_kappatng_and_fits_folders(tmp_path):
     assert kappa.shape == (3, 1, 32, 32) and pixel == 0.5 and abs(float(kappa.mean())) < 1e-6
     with pytest.raises(ValueError, match="--side"):
         skies(str(tmp_path / "maps"), 1, 64, 0.5, 0)
+
+
+def test_maps_that_validate_train_nobody(tmp_path):
+    for k in range(3):
+        write(tmp_path / f"{k}.fits", np.random.default_rng(k).normal(size=(20, 20)).astype("float32"))
+    kappa, _ = skies(str(tmp_path), 12, 20, PIXEL, 0, apart=2)
+    levels = kappa.square().mean((1, 2, 3))  # the same however a map is turned
+    assert not torch.isclose(levels[:2, None], levels[2:], rtol=1e-5).any()
+    for k in range(1, 3):
+        (tmp_path / f"{k}.fits").unlink()
+    with pytest.raises(ValueError, match="two are needed"):
+        skies(str(tmp_path), 12, 20, PIXEL, 0, apart=2)
+
+
+def test_the_noise_that_a_survey_brings_is_what_is_trained_on(observed, tmp_path):
+    """Without a mask it is where the map of the noise is > 0; a number has no place."""
+    out = tmp_path / "m.safetensors"
+    call("train", "-o", out, "--quick", "--std", observed / "std.fits")
+    header = load_checkpoint(out)[1]
+    assert header["sigma_range"] == pytest.approx([0.05, 0.05]) and "std.fits" in header["trained_on"]
+    with pytest.raises(ValueError, match="Pass --mask"):
+        call("train", "-o", tmp_path / "n.safetensors", "--quick", "--std", 0.1)
+
+
+def test_two_networks_of_one_name_are_told(trained, tmp_path):
+    for paths in ((trained, trained), (trained.rename(trained.with_name("Wiener.safetensors")),)):
+        with pytest.raises(ValueError, match="rename one"):
+            call("test", *paths, "-o", tmp_path / "t.json", "--quick")
+    trained.with_name("Wiener.safetensors").rename(trained)
 
 
 def test_surveys_and_what_is_seen():

@@ -43,6 +43,13 @@ def test_bad_input_is_told(trained, tmp_path):
     save_checkpoint(tmp_path / "other.safetensors", build("LoFi", "small"), recipe="massmap")
     with pytest.raises(ValueError, match="made by the recipe 'massmap'"):
         call("test", tmp_path / "other.safetensors", "-o", tmp_path / "t.json")
+    with pytest.raises(ValueError, match="rename one"):
+        call("test", trained["LoFi"], trained["LoFi"], "-o", tmp_path / "t.json")
+    Path(tmp_path / "new.safetensors.state").touch()
+    with pytest.raises(FileExistsError, match="--resume"):
+        call("train", "-o", tmp_path / "new.safetensors", "--quick")
+    with pytest.raises(ValueError, match="must be positive"):
+        call("train", "-o", tmp_path / "lr.safetensors", "--quick", "--lr", 0)
     with pytest.raises(ValueError, match="small"):
         build("LoFi", "huge")
 

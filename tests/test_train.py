@@ -13,7 +13,7 @@ import torch
 from pnp_lofi import LoFi
 from pnp_lofi.checkpoint import load_checkpoint
 from pnp_lofi.examples import Crops, Mixture, Noisy
-from pnp_lofi.train import TrainSettings, train
+from pnp_lofi.train import TrainSettings, check_run, train
 
 SETTINGS = TrainSettings(steps=60, pixels=64, lr=3e-3)
 
@@ -78,12 +78,15 @@ from pnp_lofi.train import train
 torch.set_num_threads(1)
 def slow(g):
     import time; time.sleep(0.02); print("step", flush=True); return noisy()(g)
-figures = train(network(), slow, SETTINGS, {out!r}, resume="--resume" in sys.argv, progress=False)
+figures = train(network(), slow, SETTINGS, {out!r}, resume="--resume" in sys.argv, progress=False, keep_every=10)
 print("done", figures["loss"])
 """
 
 
-def test_ctrl_c_keeps_the_state_and_resumes_to_the_same_loss(tmp_path):
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_broken_off_resumes_to_the_same_loss(tmp_path, blow):
+    """By ctrl-C after the last step, by kill -9 from what was kept last."""
+
     def run(out, *arguments):
         script = SCRIPT.format(tests=os.path.dirname(__file__), out=str(out))
         return subprocess.Popen(
@@ -94,10 +97,10 @@ def test_ctrl_c_keeps_the_state_and_resumes_to_the_same_loss(tmp_path):
     process = run(tmp_path / "b.safetensors")
     for _ in range(15):
         process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(blow)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "KeyboardInterrupt" in errors
+    assert blow == signal.SIGKILL or "KeyboardInterrupt" in errors
     assert (tmp_path / "b.safetensors.state").exists()
     resumed = run(tmp_path / "b.safetensors", "--resume").communicate(timeout=120)[0].splitlines()
     assert resumed[-1] == reference
@@ -108,6 +111,7 @@ def test_resume_refuses_other_settings_and_nothing(tmp_path):
     out = tmp_path / "a.safetensors"
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train(network(), noisy(), SETTINGS, out, resume=True, progress=False)
+    assert not list(tmp_path.iterdir())
 
     def stop(generator):
         if time.time() - start > 0.2:
@@ -119,6 +123,23 @@ def test_resume_refuses_other_settings_and_nothing(tmp_path):
         train(network(), stop, TrainSettings(steps=10**6, pixels=8), out, keep_every=1, progress=False)
     with pytest.raises(ValueError, match="other settings"):
         train(network(), noisy(), SETTINGS, out, resume=True, progress=False)
+
+
+def test_nothing_that_was_there_is_lost(tmp_path):
+    out = tmp_path / "a.safetensors"
+    check_run(out, resume=False, overwrite=False)
+    for ending, told in ((".png", "of another run"), (".state", "broken-off run"), ("", "exists; pass --overwrite")):
+        path = tmp_path / f"a.safetensors{ending}"
+        path.touch()
+        with pytest.raises(FileExistsError, match=told):
+            check_run(out, resume=False, overwrite=False)
+        check_run(out, resume=False, overwrite=True)
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="start without --resume"):
+        check_run(out, resume=True, overwrite=False)
+    out.touch()
+    with pytest.raises(FileExistsError, match="is finished; pass --overwrite"):
+        check_run(out, resume=True, overwrite=True)
 
 
 def test_checkpoint_says_what_it_is(tmp_path):
