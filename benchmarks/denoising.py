@@ -23,9 +23,10 @@ from pnp_lofi.images import load_image, permissive_photographs
 from pnp_lofi.metrics import psnr
 from pnp_lofi.organs import chest
 from pnp_lofi.recipes.denoise import Untold, build, denoised, draw_curves, noisy, seconds_a_step, tiny
+from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.train import TrainSettings, train
 
-NETWORKS = ("LoFi", "DnCNN", "IRCNN", "U-Net", "DRU-Net")
+NETWORKS = ("LoFi", "SharedLoFi", "DnCNN", "IRCNN", "U-Net", "DRU-Net")
 SIDE, SIGMA = 1024, 0.2
 CROP = 64
 OBJECTS = {"LoFi": 16}  # crops of a step, others 8
@@ -53,10 +54,12 @@ def trained(name: str, path: Path, minutes: float) -> dict[str, Any]:
     """One network, unless it is there."""
     if not path.is_file():
         low = 0.95 if has_bfloat16(torch.device("cpu")) else 0.0
-        source = Untold(Noisy(Crops(list(permissive_photographs()), CROP, OBJECTS.get(name, 8)), SIGMA, SIGMA))
-        settings = TrainSettings(1, 1024, 1, 2e-3 if name == "LoFi" else 1e-3, weight=0.0, low_precision=low)
+        told, ours = name == "SharedLoFi", name in ("LoFi", "SharedLoFi")
+        noise = Noisy(Crops(list(permissive_photographs()), CROP, OBJECTS.get(name, 8)), SIGMA, SIGMA)
+        source = noise if told else Untold(noise)
+        settings = TrainSettings(1, 1024, 1, 2e-3 if ours else 1e-3, weight=0.0, low_precision=low)
         torch.manual_seed(0)
-        model = build(name, "small", 1, told=False)
+        model = build(name, "small", 1, told=told)
         steps = int(60 * minutes / seconds_a_step(model, source, replace(settings, steps=1000)))
         train(model, source, replace(settings, steps=steps), path, progress=False)
     model, header = load_checkpoint(path)
@@ -77,11 +80,11 @@ def large(folder: Path, data: Path, minutes: float) -> dict[str, Any]:
 
 def measured(model: Any, images: list[Tensor]) -> float:
     """PSNR [dB], range 1, mean over images and draws of noise; without a model, of what is seen."""
-    each = []
+    each, told = [], isinstance(model, SharedLoFi)
     for x in images:
         for seed in range(DRAWS):
             q = noisy(x, SIGMA, seed)
-            each.append(psnr(q if model is None else denoised(model, q, SIGMA, False), x, 1.0))
+            each.append(psnr(q if model is None else denoised(model, q, SIGMA, told), x, 1.0))
     return mean(each)
 
 

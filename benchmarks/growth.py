@@ -31,6 +31,7 @@ PIXELS = 512  # that LoFi draws from an image
 SIGMA = 0.15
 PATIENCE = 120.0  # a network that took longer than a quarter of it is not tried at twice the side [s]
 OBJECTS = 64  # of the step whose throughput is measured
+NAMES = (*OURS, *SIZES)
 PARTS = ("growth", "throughput")
 MATRIX = 2048  # side of the matrices
 
@@ -125,15 +126,24 @@ def picture(path: Path, found: dict[str, Any]) -> None:
     FigureCanvasAgg(figure)
     for axes, (kind, title) in zip(figure.subplots(2, 2), (("training", "a training step"), ("answering", "an answer")),
                                    strict=True):  # fmt: skip
-        for axis, key, unit in zip(axes, ("mb", "seconds"), ("peak memory [MB]", "time [s]"), strict=True):
+        for axis, key, unit in zip(
+            axes, ("mb", "seconds"), ("memory above the imports' [MB]", "time [s]"), strict=True
+        ):
+            base = found["imports_mb"] if key == "mb" else 0.0
             for name, rows in found[kind].items():
-                points = [(row["side"], row[key]) for row in rows if row[key] is not None]
-                axis.plot(*zip(*points, strict=True), marker="o", label=name, linewidth=2.5 if name in OURS else 1.2)
+                points = [(row["side"], row[key] - base) for row in rows if row[key] is not None]
+                axis.plot(
+                    *zip(*points, strict=True),
+                    marker="o",
+                    label=name,
+                    color=f"C{NAMES.index(name)}",
+                    linewidth=2.5 if name in OURS else 1.2,
+                )
             axis.set(xscale="log", yscale="log", title=f"{title}: {unit}", xlabel="side [pixel]")
             axis.set_xticks([*SIDES, LARGEST], [*map(str, SIDES), str(LARGEST)], minor=False)
             axis.minorticks_off()
             axis.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    figure.axes[2].legend(fontsize=8)
     figure.savefig(path, dpi=90)
 
 
@@ -143,7 +153,7 @@ def main() -> None:
     made.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of the images [pixel]")
     made.add_argument("--batch", type=int, default=1, help="images of a step, and of an answer")
     made.add_argument("--gigabytes", type=float, default=12.0, help="of address space a process may take, on a CPU")
-    made.add_argument("--networks", default=",".join((*OURS, *SIZES)), help="comma-separated")
+    made.add_argument("--networks", default=",".join(NAMES), help="comma-separated")
     made.add_argument("--device", default="cpu", help="cpu or cuda")
     made.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="to measure anew beside earlier results")
     args = start(made)

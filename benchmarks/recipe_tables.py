@@ -64,7 +64,7 @@ def denoising(found: dict[str, Any]) -> list[Sheet]:
     for name, curve in tiny["curves"].items():
         best = max(curve["psnr"])
         at = curve["steps"][curve["psnr"].index(best)]
-        rows.append((name, f"{curve['parameters']:,}", str(curve["steps"][-1]), f"{number(best, 2)} ({at})",
+        rows.append((name, f"{curve['parameters']:,}", f"{curve['steps'][-1]:.0f}", f"{number(best, 2)} ({at:.0f})",
                      number(curve["psnr"][-1], 2), number(curve["psnr"][-1] - best, 2),
                      number(curve["seen"][-1], 2)))  # fmt: skip
     title = f"Nine photographs of {tiny['side']} x {tiny['side']}, one draw of noise of {tiny['sigma']:g}; PSNR [dB]"

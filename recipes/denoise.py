@@ -7,7 +7,7 @@ Command:   python -m pnp_lofi.recipes.denoise train -o denoise.safetensors --dat
 Data:      a folder of images in [0, 1], or "photographs": those that come with scikit-image, scikit-learn and
            matplotlib. `tiny`: nine of them and one noise draw of each, tested on a tenth (the paper's Figures 4, 5).
 Hardware:  2 CPU cores, 1 GB of memory: about 50 ms a step for LoFi. A CUDA GPU is used if there is one.
-Expect:    docs/denoise.md has the table of benchmarks/denoise_recipe.py and the curves of `tiny`.
+Expect:    docs/denoise.md has the table of benchmarks/denoising.py and the curves of `tiny`.
 """
 
 import copy
@@ -32,6 +32,7 @@ from pnp_lofi.images import check_ending, image_folder, load_image, permissive_p
 from pnp_lofi.launch import working_device
 from pnp_lofi.learner import Learner
 from pnp_lofi.metrics import psnr
+from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.supervised import answer, build_network, command, load_network
 from pnp_lofi.train import Figures, TrainSettings, check_run, train
 from pnp_lofi.training_log import read_log
@@ -48,16 +49,20 @@ VALIDATIONS = 24  # of a network of `tiny`
 LOGGED = {"steps": "step", "seconds": "seconds", "psnr": "held-out PSNR", "seen": "seen PSNR"}
 PROBED = 3  # steps that are timed before a network of `tiny` is trained
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode=None)
-Network = Annotated[str, typer.Option(help=f"One of {', '.join(NETWORKS)}.")]
+Network = Annotated[str, typer.Option(help=f"LoFi, SharedLoFi, {', '.join(SIZES)}.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: a GPU if there is one.")]
 Size = Annotated[str, typer.Option(help='"small", about 0.2 million parameters, or "paper", about 3 million.')]
 
 
 def build(network: str, size: str, channels: int, *, told: bool) -> nn.Module:
-    """A network by name. LoFi works in units of sigma where it is told it.
+    """A network by name. LoFi works in units of sigma where it is told it, SharedLoFi always does.
 
-    :raises ValueError: for a name or size that is not known.
+    :raises ValueError: for a name or size that is not known, and a SharedLoFi that is not told sigma.
     """
+    if network == "SharedLoFi" and size == "small":
+        if not told:
+            raise ValueError("a SharedLoFi works in units of the noise and so is always told its level; no --blind")
+        return SharedLoFi(channels)
     return build_network(network, size, LOFI, channels, equivariant=told)
 
 
@@ -98,7 +103,7 @@ def train_denoiser(
     held = [middle(x, VALIDATED) for x in images[::10]]
     if blind and sigma_max is None:
         raise ValueError("--blind is for a range of levels: pass --sigma-max too")
-    told = sigma_max is not None and not blind
+    told = (sigma_max is not None or network == "SharedLoFi") and not blind
     known = cached([x for k, x in enumerate(images) if k % 10], place)
     source = Noisy(Crops(known, crop, objects), sigma, sigma_max or sigma)
     torch.manual_seed(seed)
@@ -173,7 +178,7 @@ def apply(
     """Denoise a file."""
     check_writable(out, overwrite=overwrite)
     model, header = load_network(checkpoint, RECIPE, working_device(device))
-    if header["told"] and sigma is None:
+    if sigma is None and header["told"] and len(set(header["sigma_range"])) > 1:
         raise ValueError("this network is told the noise level: pass --sigma")
     x = load_image(image, grey=model.in_channels == 1)[0]
     check_ending(out, x[None])

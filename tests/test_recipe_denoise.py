@@ -29,18 +29,26 @@ SMALL = ("--crop", 32, "--objects", 2, "--pixels", 64, "--quick")
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--colour",), ("--sigma-max", 0.3), ("--sigma-max", 0.3, "--blind"), ("--network", "U-Net")]
+    "options",
+    [
+        (),
+        ("--colour",),
+        ("--sigma-max", 0.3),
+        ("--sigma-max", 0.3, "--blind"),
+        ("--network", "U-Net"),
+        ("--network", "SharedLoFi", "--colour"),
+    ],
 )
 def test_train_and_apply(photos, tmp_path, options):
     out = tmp_path / "d.safetensors"
     assert "held-out PSNR" in run("train", "-o", out, "--data", photos, *SMALL, *options).stdout
     model, header = load_checkpoint(out)
-    told = "--sigma-max" in options and "--blind" not in options
+    told = "SharedLoFi" in options or ("--sigma-max" in options and "--blind" not in options)
     assert header["recipe"] == "denoise" and header["told"] == told
     assert model.in_channels == (3 if "--colour" in options else 1)
     assert (tmp_path / "d.safetensors.csv").is_file() and (tmp_path / "d.safetensors.png").is_file()
     clean = tmp_path / "clean.png"
-    sigma = ("--sigma", 0.2) if told else ()
+    sigma = ("--sigma", 0.2) if "--sigma-max" in options and told else ()
     run("apply", out, photos / "0.png", "-o", clean, *sigma)
     assert load_image(clean).shape[-2:] == (48, 48)
     with pytest.raises(FileExistsError):
@@ -62,6 +70,8 @@ def test_level_and_size_are_asked_for(photos, tmp_path):
     out = tmp_path / "d.safetensors"
     with pytest.raises(ValueError, match='size is "small" or "paper"'):
         run("train", "-o", out, "--data", photos, *SMALL, "--size", "huge")
+    with pytest.raises(ValueError, match="no --blind"):
+        run("train", "-o", out, "--data", photos, *SMALL, "--network", "SharedLoFi", "--sigma-max", 0.3, "--blind")
     with pytest.raises(ValueError, match="baselines are"):
         run("train", "-o", out, "--data", photos, *SMALL, "--network", "VGG")
     with pytest.raises(ValueError, match="expected 0 < sigma_min"):
