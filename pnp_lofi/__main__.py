@@ -222,6 +222,10 @@ def solve_radio(
     ] = None,
     pb_cutoff: Annotated[float, typer.Option(help="OUT_pbcor.fits is blank where the primary beam is lower.")] = 0.2,
     clean: Annotated[bool, typer.Option("--clean", help="Hogbom's CLEAN, a baseline, instead of LoFi-ADMM.")] = False,
+    field: Annotated[str | None, typer.Option(help="Of a MeasurementSet: name or number.")] = None,
+    spw: Annotated[int | None, typer.Option(help="Its spectral window; default: all.")] = None,
+    column: Annotated[str | None, typer.Option(help="CORRECTED_DATA, DATA ...; default: corrected if there.")] = None,
+    channels: Annotated[str | None, typer.Option(metavar="FIRST,END", help="Of its channels.")] = None,
     error_bars: Annotated[
         int | None, typer.Option(help="Also OUT_std.fits, from so many draws of the posterior; some 200 are good.")
     ] = None,
@@ -233,8 +237,11 @@ def solve_radio(
     from pnp_lofi.radio import image_file
     from pnp_lofi.radio_products import parse_beam
 
+    chosen = {"field": int(field) if field and field.isdigit() else field, "spw": spw, "column": column,
+              "channels": None if channels is None else _two(channels)}  # fmt: skip
     report = image_file(
-        observation, out, size=size, cell=cell, prior=prior, sigma=sigma, iterations=iterations, precision=precision,
+        observation, out, selection={key: value for key, value in chosen.items() if value is not None},
+        size=size, cell=cell, prior=prior, sigma=sigma, iterations=iterations, precision=precision,
         error_bars=error_bars, beam=None if beam is None else parse_beam(beam), primary_beam=primary_beam,
         pb_cutoff=pb_cutoff, clean=clean, resume=resume, overwrite=overwrite,
     )  # fmt: skip
@@ -252,6 +259,14 @@ def info(checkpoint: Annotated[str, typer.Argument(help="A shipped prior's name,
     for key, value in header.items():
         table.add_row(key, escape(json.dumps(value)))
     console.print(table)
+
+
+def _two(text: str) -> tuple[int, int]:
+    try:
+        first, end = (int(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(f"--channels takes FIRST,END, such as 4,60; got {text!r}") from None
+    return first, end
 
 
 def _finish(out: Path, report: dict[str, Any], overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -116,19 +117,20 @@ def write_header(f: h5py.File, obs: Observation) -> None:
     })  # fmt: skip
 
 
-def read_observation(path: str | os.PathLike[str]) -> Observation:
-    """Read OBS.h5. Where it has no weight they are one; where it has no flag nothing is flagged.
+def read_observation(path: str | os.PathLike[str], **selection: Any) -> Observation:
+    """Read OBS.h5, or any other format of docs/visibilities.md. Where OBS.h5 has no weight they are one; where it has
+    no flag nothing is flagged.
 
-    Any other format of docs/visibilities.md is read too, as far as it needs nothing chosen.
-
+    :param selection: see :func:`pnp_lofi.visibilities.open_visibilities`: field, spw, column ...
     :raises FileNotFoundError: if there is no such file.
     :raises ValueError: if it is not of the layout; says what is missing.
+    :raises TypeError: for a selection that the format does not have.
     """
     path = Path(path)
-    if not path.is_file() or not h5py.is_hdf5(path) or _is_matlab(path):
+    if selection or not path.is_file() or not h5py.is_hdf5(path) or _is_matlab(path):
         from pnp_lofi.visibilities import open_visibilities
 
-        return open_visibilities(path).observation()
+        return open_visibilities(path, **selection).observation()
     try:
         with h5py.File(path) as f:
             return _read(f, path)

@@ -151,6 +151,7 @@ def image_file(
     primary_beam: str | float | None = None,
     pb_cutoff: float = CUTOFF,
     clean: bool = False,
+    selection: dict[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -165,6 +166,8 @@ def image_file(
     :param primary_beam: "meerkat", "vla", a file, or a width [deg]: writes OUT_pb.fits and the restored image divided
         by it, OUT_pbcor.fits, blank where it is below ``pb_cutoff``.
     :param bool clean: by Hogbom's CLEAN instead, a baseline; the prior is not used.
+    :param dict selection: field, spw, column of a MeasurementSet, see
+        :func:`~pnp_lofi.visibilities.open_visibilities`.
     :param bool resume: go on with OUT.fits.run, which an interrupted run leaves.
     :returns: what was run and its figures.
     """
@@ -173,7 +176,7 @@ def image_file(
     paths = output_paths(out, unasked, overwrite=overwrite)
     run = None if clean else run_file(paths[""], resume=resume, overwrite=overwrite)
     network = None if clean else LoFiPrior(prior, precision=precision)
-    obs = read_observation(observation)
+    obs = read_observation(observation, **selection or {})
     shape = (size, size) if size else obs.truth.shape if obs.truth is not None else (SIZE, SIZE)
     fits_truth = obs.truth is not None and obs.truth.shape == shape and cell in (None, obs.cell)
     truth = torch.as_tensor(obs.truth)[None, None] if fits_truth else None
@@ -194,8 +197,9 @@ def image_file(
     write_pictures(paths, pictures, header, beams.beam, noise=found.noise, title=found.method, overwrite=overwrite)
     panels = sky_panels(found, truth, bars)
     save_figure(paths["png"], panels, sky=True, title=obs.description[:120], overwrite=overwrite)
-    report = {"observation": str(observation), "visibilities": y.shape[-1], "shape": list(shape), "cell_arcsec": cell,
-              "frequency_hz": frequency, "method": found.method, "prior": None if clean else prior}  # fmt: skip
+    report = {"observation": str(observation), "selection": selection or {}, "visibilities": y.shape[-1],
+              "shape": list(shape), "cell_arcsec": cell, "frequency_hz": frequency, "method": found.method,
+              "prior": None if clean else prior}  # fmt: skip
     return report | _figures(found) | beams.told() | ({} if bars is None else _told(bars))
 
 

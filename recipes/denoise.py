@@ -105,13 +105,14 @@ def train_denoiser(
         raise ValueError("--blind is for a range of levels: pass --sigma-max too")
     told = (sigma_max is not None or network == "SharedLoFi") and not blind
     known = cached([x for k, x in enumerate(images) if k % 10], place)
-    source = Noisy(Crops(known, crop, objects), sigma, sigma_max or sigma)
+    high = sigma if sigma_max is None else sigma_max
+    source = Noisy(Crops(known, crop, objects), sigma, high)
     torch.manual_seed(seed)
     model = build(network, size, images[0].shape[0], told=told).to(place)
-    levels = [sigma] if sigma_max is None else [sigma, sigma_max]
+    levels = sorted({sigma, high})
     settings = TrainSettings(60 if quick else steps, pixels, draws, lr, ema=ema, seed=seed, weight=0.7 if told else 0.0)
     about = {"recipe": RECIPE, "trained_on": data, "crop": crop, "objects": objects, "told": told,
-             "sigma_range": [sigma, sigma_max or sigma], "value_range": [0.0, 1.0],
+             "sigma_range": [sigma, high], "value_range": [0.0, 1.0],
              "command": command(RECIPE)}  # fmt: skip
     figures = train(
         model, source if told else Untold(source), settings, out, about=about, validate=validation(held, levels, told),

@@ -1,5 +1,6 @@
 """MeasurementSets that casacore alone wrote: what is read, where its sources lie, what is refused; and ours."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from visibility_files import CELL, CENTRE, FREQUENCIES, OFFSETS, Seen, peaks, seen
 
+import pnp_lofi.__main__ as cli
 from pnp_lofi.observation import Observation, read_observation
 from pnp_lofi.operators import NormalEquations
 from pnp_lofi.radio import measurement
@@ -108,6 +110,35 @@ def test_values_are_those_that_casacore_reads(tmp_path):
     np.testing.assert_allclose(joined["weight"], expected[:, 5].real, rtol=1e-6)
     assert source.rows == (s.one != s.two).sum() * 3
     assert (source.telescope, source.description) == ("EVLA", "a.ms, field 1 sky, DATA")
+
+
+def test_the_command_line_chooses(tmp_path, monkeypatch, capsys):
+    """One field, window and channels of several, as `open_visibilities` takes them."""
+    s = seen()
+    field = np.where(np.arange(len(s.time)) < 40, 0, 1).astype(np.int32)
+    by_hand(tmp_path / "a.ms", s, FIELD_ID=field)
+    monkeypatch.chdir(tmp_path)
+    line = ["pnp-lofi", "solve", "radio", "a.ms", "--size", "16", "--clean", "-o", "a.fits"]
+    chosen = ["--field", "sky", "--spw", "0", "--channels", "1,3", "--column", "DATA"]
+    for words, code, told in (
+        ([], 2, "holds the fields 0 calibrator, 1 sky"),
+        ([*chosen, "--channels", "1"], 2, "takes FIRST,END"),
+        (chosen, 0, ""),
+        ([*chosen, "--overwrite", "--field", "1"], 0, ""),
+    ):
+        monkeypatch.setattr(sys, "argv", [*line, *words])
+        try:
+            cli.main()
+            found = 0
+        except SystemExit as stop:
+            found = stop.code or 0
+        said = capsys.readouterr()
+        assert found == code, said.err
+        assert told in said.err
+    report = json.loads((tmp_path / "a.json").read_text())
+    source = open_visibilities(tmp_path / "a.ms", field=1, spw=0, channels=(1, 3))
+    assert report["visibilities"] == source.rows and report["selection"]["channels"] == [1, 3]
+    assert report["frequency_hz"] == pytest.approx(source.frequencies.mean())
 
 
 def test_selections(tmp_path):

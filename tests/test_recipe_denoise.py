@@ -76,6 +76,8 @@ def test_level_and_size_are_asked_for(photos, tmp_path):
         run("train", "-o", out, "--data", photos, *SMALL, "--network", "VGG")
     with pytest.raises(ValueError, match="expected 0 < sigma_min"):
         run("train", "-o", out, "--data", photos, *SMALL, "--sigma", 0)
+    with pytest.raises(ValueError, match="expected 0 < sigma_min"):
+        run("train", "-o", out, "--data", photos, *SMALL, "--sigma-max", 0)
 
 
 def test_tiny(tmp_path, monkeypatch):
