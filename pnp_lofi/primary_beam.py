@@ -64,12 +64,11 @@ def meerkat(angle: Tensor, frequency: float) -> Tensor:
     """MeerKAT's power, circularly symmetric: (cos(1.189 pi rho) / (1 - 4 (1.189 rho)^2))^2, rho = angle / FWHM,
     FWHM = 57.5 arcmin 1.5 GHz / frequency.
 
-    From 0.9 to 1.65 GHz its half-power width is within 4 % of the holography that katbeam tabulates, which at the half
-    power is 3 % of the power; elsewhere it is only scaled. The real beam is up to 7 % wider in one direction than in
-    the other, and the side lobes are not to be relied on.
+    An approximation that is only scaled with frequency. The real beam is somewhat wider in one direction than in the
+    other, and the side lobes are not to be relied on; katbeam has measured ones.
 
     :param torch.Tensor angle: [deg]; float frequency: [Hz].
-    Source: Mauch et al. 2020, ApJ 888, 61, equations 3 and 4; the factor's digits are those of katbeam.
+    Source: Mauch et al. 2020, ApJ 888, 61, equations 3 and 4, as katbeam and others quote it; not checked there.
     """
     x = HALF_POWER * angle * frequency / MEERKAT_FWHM
     taper = math.pi / 4 * (torch.sinc(x + 0.5) + torch.sinc(x - 0.5))  # the quotient, without its 0/0 at x = 1/2

@@ -7,9 +7,9 @@ Command:   python -m pnp_lofi.recipes.ldct train -o ldct.safetensors
 Data:      procedural chests, made on the fly (default); a folder of LoDoPaB-CT, of DICOM slices, of the LoFi authors'
            .npz; a file of pairs. What is scanned here gets fresh noise in each step (the paper keeps one draw).
 Hardware:  1 CPU core, 2 GB of memory: 0.3 s a step, 30 minutes for 6000 steps. A CUDA GPU is used if there is one.
-Expect:    the paper's setting, 128 x 128, 180 views, 30 dB, ramp filter: filtered backprojection has 27.4 dB on
-           procedural chests and 27.7 dB on heads, which are never trained on; LoFi 5 dB more on both. docs/ldct.md has
-           the table of benchmarks/ldct.py.
+Expect:    the paper's setting, 128 x 128, 180 views, 30 dB, ramp filter: filtered backprojection has about 27 dB on
+           procedural chests and 28 dB on heads, which are never trained on; LoFi 5 dB more, or better. docs/ldct.md
+           has the table of benchmarks/ldct.py.
 """
 
 import functools
