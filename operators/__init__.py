@@ -21,7 +21,7 @@ from pnp_lofi.operators.sharded import ShardedEquations, ShardedNUFFT
 from pnp_lofi.operators.streamed import StreamedNUFFT
 from pnp_lofi.operators.uv import array_uv, array_uvw, default_cell, meerkat_uv, meerkat_uvw, uv_radians, w_phase
 from pnp_lofi.operators.weighted import Weighted
-from pnp_lofi.operators.weighting import WeightGrid, imaging_weights, noise_increase
+from pnp_lofi.operators.weighting import WeightGrid, imaging_weights, noise_increase, taper
 
 __all__ = [
     "NUFFT",
@@ -59,6 +59,7 @@ __all__ = [
     "radial_lines",
     "random_frequencies",
     "random_mask",
+    "taper",
     "uv_radians",
     "w_phase",
 ]

@@ -45,6 +45,20 @@ def array_uvw(
     :raises ValueError: for arguments out of range, or if the source stays below the elevation limit.
     Source: Thompson, Moran and Swenson, Interferometry and Synthesis, equation 4.1.
     """
+    H = hour_angles(antennas, hours, declination=declination, integration=integration, min_elevation=min_elevation)
+    d = math.radians(declination)
+    s, c = np.sin(H)[:, None], np.cos(H)[:, None]
+    X, Y, Z = antennas.baselines().T
+    u = s * X + c * Y
+    v = math.sin(d) * (s * Y - c * X) + math.cos(d) * Z
+    w = math.cos(d) * (c * X - s * Y) + math.sin(d) * Z
+    return torch.from_numpy(np.stack([u, v, w], axis=-1).reshape(-1, 3))
+
+
+def hour_angles(
+    antennas: Antennas, hours: float, *, declination: float, integration: float, min_elevation: float
+) -> np.ndarray:
+    """(T,) hour angles [rad] of the dumps of :func:`array_uvw` that are kept; the arguments are its."""
     if not (math.isfinite(hours) and 0 < hours <= 24) or not (math.isfinite(integration) and integration > 0):
         raise ValueError(f"expected 0 < hours <= 24 and integration > 0 s, got {hours} h and {integration} s")
     if not -90 <= declination <= 90:
@@ -63,12 +77,7 @@ def array_uvw(
             f"{antennas.observatory or 'the array'}, below min_elevation = {min_elevation} deg; lower the limit or "
             f"choose a declination nearer to the latitude, {antennas.latitude:.1f} deg"
         )
-    s, c = np.sin(H[up])[:, None], np.cos(H[up])[:, None]
-    X, Y, Z = antennas.baselines().T
-    u = s * X + c * Y
-    v = math.sin(d) * (s * Y - c * X) + math.cos(d) * Z
-    w = math.cos(d) * (c * X - s * Y) + math.sin(d) * Z
-    return torch.from_numpy(np.stack([u, v, w], axis=-1).reshape(-1, 3))
+    return H[up]
 
 
 def array_uv(
@@ -99,10 +108,25 @@ def array_uv(
         raise ValueError('mapping="quantifai" has no pixel size; leave cell out or use mapping="physical"')
     uvw = array_uvw(antennas, hours, declination=declination, integration=integration, min_elevation=min_elevation)
     if mapping == "quantifai":
-        uv = uvw[:, :2].T
-        low, high = uv.amin(1, keepdim=True), uv.amax(1, keepdim=True)
-        return (2 * (uv - low) / (high - low) - 1) * math.pi
+        return quantifai_uv(uvw)
     return uv_radians(uvw, frequency, default_cell(uvw, frequency) if cell is None else cell)
+
+
+def quantifai_uv(uvw: Tensor) -> Tensor:
+    """Baselines as QuantifAI maps them, u and v each stretched to [-pi, pi]; see :func:`array_uv`.
+
+    :param torch.Tensor uvw: (M, 3) or (M, 2) [m].
+    :returns: (2, M) [rad/pixel], u on the rows.
+    :raises ValueError: if u or v is the same everywhere.
+    """
+    uv = uvw[:, :2].T
+    low, high = uv.amin(1, keepdim=True), uv.amax(1, keepdim=True)
+    if not bool((high > low).all()):
+        raise ValueError(
+            f'mapping="quantifai" stretches u and v from their least to their greatest, but the {uv.shape[1]} '
+            "baselines do not differ in both; observe longer or with more antennas"
+        )
+    return (2 * (uv - low) / (high - low) - 1) * math.pi
 
 
 def meerkat_uvw(
@@ -155,6 +179,12 @@ def uv_radians(uv: Tensor | np.ndarray, frequency: float | Tensor | np.ndarray, 
     u, v = _wavelengths(uv, frequency)
     scale = 2 * math.pi * _radians(cell)
     return torch.stack([scale * v, -scale * u])
+
+
+def uv_metres(uv: Tensor, frequency: float, cell: float) -> Tensor:
+    """(M, 3) baselines [m], w = 0, of which :func:`uv_radians` makes these uv (2, M) [rad/pixel]."""
+    scale = C / (2 * math.pi * frequency * _radians(cell))
+    return torch.stack([-uv[1] * scale, uv[0] * scale, torch.zeros_like(uv[0])], dim=1)
 
 
 def default_cell(

@@ -50,6 +50,18 @@ def imaging_weights(
     return grid.uniform(uv, weights) if scheme == "uniform" else grid.briggs(uv, weights, robust=robust)
 
 
+def taper(uv: Tensor, fwhm: float) -> Tensor:
+    """Factors of weights that widen the beam, exp(-(fwhm |uv|)^2 / (16 ln 2)): the Fourier transform of a Gaussian.
+
+    :param torch.Tensor uv: (2, M) [rad/pixel]; float fwhm: of the Gaussian in the image [pixel].
+    :returns: (M,) float64.
+    :raises ValueError: unless fwhm is finite and > 0.
+    """
+    if not 0 < fwhm < math.inf:
+        raise ValueError(f"the taper's width must be finite and > 0, got {fwhm}")
+    return torch.exp(checked_uv(uv, empty=True).square().sum(0) * (-(fwhm**2) / (16 * math.log(2))))
+
+
 def noise_increase(weights: Tensor, imaging: Tensor) -> float:
     """Noise of the dirty image with imaging weights v over that with natural ones w, at least 1:
 

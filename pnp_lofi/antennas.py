@@ -1,4 +1,4 @@
-"""Antenna positions from the tables that simulators use: plain x y z, a csv with named columns, CASA's .cfg."""
+"""Antenna positions: of MeerKAT and the VLA, or from the tables that simulators use (x y z, csv, CASA's .cfg)."""
 
 import importlib.resources
 import math
@@ -13,6 +13,8 @@ EQUATOR, POLE = 6378137.0, 6356752.314245  # WGS84, half axes [m]
 CENTRED = (6.3e6, 6.4e6)  # distances from the Earth's centre [m] at which antennas stand
 LOCAL = 2e6  # [m]: no local table reaches as far
 COLUMNS = (("e", "n", "u"), ("east", "north", "up"), ("x", "y", "z"))
+ARRAYS = ("meerkat", "vla", "vla-a", "vla-b", "vla-c", "vla-d")
+VLA_STEP = {"a": 8, "b": 4, "c": 2, "d": 1}  # pads 1 to 9 times this, of each arm
 KEY = re.compile(r"([A-Za-z]+)\s*=\s*(.+)")
 
 
@@ -22,8 +24,9 @@ class Antennas:
 
     :param numpy.ndarray xyz: (N, 3) [m], equatorial and local: X in the meridian of ``longitude``, at the equator;
         Y East; Z to the North pole. Only differences matter.
-    :param float latitude, longitude: geodetic, of the array's centre [deg].
+    :param float latitude, longitude, height: geodetic, of the array's centre [deg, deg, m].
     :param tuple names: of the antennas; str observatory: name of the array, "" if none is known.
+    :param float diameter: of a dish [m].
     :raises ValueError: for fewer than two antennas, positions that are not finite or occur twice, a latitude beyond 90.
     """
 
@@ -32,6 +35,8 @@ class Antennas:
     longitude: float = 0.0
     names: tuple[str, ...] = ()
     observatory: str = ""
+    height: float = 0.0
+    diameter: float = 25.0
 
     def __post_init__(self) -> None:
         if self.xyz.ndim != 2 or self.xyz.shape[1] != 3 or len(self.xyz) < 2:
@@ -47,6 +52,17 @@ class Antennas:
         """(N (N - 1) / 2, 3) X, Y, Z [m]: antenna i minus j, i < j."""
         i, j = np.triu_indices(len(self.xyz), 1)
         return self.xyz[i] - self.xyz[j]
+
+    def itrf(self) -> np.ndarray:
+        """(N, 3) Earth-centred x, y, z [m]; local positions are put at the array's centre on WGS84."""
+        x, y, z = self.xyz.T
+        if np.abs(self.xyz).max() < LOCAL:
+            s, c = math.sin(math.radians(self.latitude)), math.cos(math.radians(self.latitude))
+            e2 = 1 - (POLE / EQUATOR) ** 2
+            normal = EQUATOR / math.sqrt(1 - e2 * s**2)
+            x, z = x + (normal + self.height) * c, z + (normal * (1 - e2) + self.height) * s
+        s, c = math.sin(math.radians(self.longitude)), math.cos(math.radians(self.longitude))
+        return np.stack([c * x - s * y, s * x + c * y, z], axis=-1)
 
 
 def from_enu(enu: np.ndarray, latitude: float, longitude: float = 0.0, **about: object) -> Antennas:
@@ -98,8 +114,38 @@ def geodetic(xyz: np.ndarray) -> tuple[float, float]:
 
 def meerkat() -> Antennas:
     """MeerKAT's 64 antennas; the table tells its source."""
-    text = importlib.resources.files("pnp_lofi").joinpath("data/meerkat.csv").read_text("utf-8")
-    return parse_antennas(text, "meerkat.csv")
+    return parse_antennas(_shipped("meerkat.csv"), "meerkat.csv")
+
+
+def vla(configuration: str) -> Antennas:
+    """The VLA's 27 antennas in configuration "a", "b", "c" or "d"; the table tells its source."""
+    step = VLA_STEP[configuration]
+    pads = {f"{arm}{step * k:02d}" for arm in "WEN" for k in range(1, 10)}
+    lines = _shipped("vla.csv").splitlines()
+    kept = [line for line in lines if line.startswith(("#", "name")) or line.split(",")[0] in pads]
+    return parse_antennas("\n".join(kept), "vla.csv")
+
+
+def _shipped(name: str) -> str:
+    return importlib.resources.files("pnp_lofi").joinpath(f"data/{name}").read_text("utf-8")
+
+
+def find_array(name: str | os.PathLike[str], *, latitude: float | None = None) -> Antennas:
+    """An array by its name, or from a table.
+
+    :param name: "meerkat", "vla-a" to "vla-d", "vla" (its B configuration); else a path for :func:`read_antennas`.
+    :param float latitude: of a table of east, north, up that does not tell it [deg].
+    :raises FileNotFoundError: for another name; it lists those that there are.
+    :raises ValueError: for a latitude of an array that has its own, and as :func:`read_antennas`.
+    """
+    known = str(name).lower()
+    if known not in ARRAYS:
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"{name} is no array and no file; arrays are {', '.join(ARRAYS)}, or name a table")
+        return read_antennas(name, latitude=latitude)
+    if latitude is not None:
+        raise ValueError(f"{known} has its own latitude; --latitude belongs to a table of e,n,u")
+    return meerkat() if known == "meerkat" else vla(known.removeprefix("vla").removeprefix("-") or "b")
 
 
 def read_antennas(
@@ -113,7 +159,7 @@ def read_antennas(
 
     What the columns are is taken from, in this order: the argument; ``# coordsys=`` (CASA: XYZ is Earth-centred, LOC is
     east, north, up; UTM is refused); a line of column names with e,n,u or east,north,up; the size of the numbers. Lines
-    ``# latitude=``, ``# longitude=`` [deg] and ``# observatory=`` are read as well.
+    ``# latitude=``, ``# longitude=`` [deg], ``# height=``, ``# diameter=`` [m] and ``# observatory=`` are read as well.
 
     :param str coordinates: "enu" or "itrf".
     :param float latitude, longitude: of the array's centre [deg]; with "enu" the latitude is needed.
@@ -146,7 +192,8 @@ def parse_antennas(
         raise ValueError(f"{name}: expected at least two antennas, got {len(xyz)}")
     latitude = _number(about, "latitude", name) if latitude is None else latitude
     longitude = _number(about, "longitude", name) if longitude is None else longitude
-    kept = {"names": tuple(names), "observatory": about.get("observatory", "")}
+    kept: dict[str, object] = {"names": tuple(names), "observatory": about.get("observatory", "")}
+    kept |= {key: value for key in ("height", "diameter") if (value := _number(about, key, name)) is not None}
     try:
         if (coordinates or _coordinates(about, columns, xyz, name)) == "itrf":
             return from_itrf(xyz, latitude, longitude, **kept)
@@ -223,7 +270,7 @@ def _number(about: dict[str, str], key: str, name: str) -> float | None:
         return None
     value = _float(about[key].split()[0])
     if value is None:
-        raise ValueError(f"{name}: expected `# {key}=` and a number of degrees, got {about[key]!r}")
+        raise ValueError(f"{name}: expected `# {key}=` and a number, got {about[key]!r}")
     return value
 
 

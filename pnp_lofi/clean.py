@@ -1,16 +1,18 @@
 """Hogbom's CLEAN: the baseline that radio astronomers know. Point sources only; no prior is learned."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_lofi.noise import misfit_level
 from pnp_lofi.operators import Interferometer
 
-MAD_TO_SIGMA = 1.4826  # of a Gaussian
 DIVERGED = 2.0  # times the first peak
+ROUNDS, STEADY = 20, 0.97  # of the noise's estimate: at most; ratio to the one before at which it counts as found
 Box = tuple[int, int, int, int]
 
 
@@ -25,7 +27,7 @@ class Cleaned:
     :param int iterations: done.
     :param float peak: largest residual that might have been taken next [Jy/beam].
     :param float threshold: where it was to stop [Jy/beam].
-    :param float noise: known, or estimated from the residual [Jy/beam]; None where nobody asked.
+    :param float noise: known, or estimated [Jy/beam]; None where nobody asked.
     """
 
     model: Tensor
@@ -67,8 +69,7 @@ def hogbom(
 
     :param torch.Tensor dirty: (H, W) [Jy/beam].
     :param torch.Tensor psf: peak of 1 at its pixel N//2, at least (2 H, 2 W): ``op.psf((2 * H, 2 * W))``.
-    :param float noise: rms of the dirty image's noise [Jy/beam]; None: 1.48 times the median absolute deviation of the
-        residual, taken anew whenever the peak falls below n_sigma times the last one.
+    :param float noise: rms of the dirty image's noise [Jy/beam]; with n_sigma > 0 it is needed.
     :param float n_sigma: stop when the peak is below this times the noise; 0: never.
     :param float relative: stop when the peak is below this fraction of the first; 0: never.
     :param float gain: loop gain, in (0, 1]; int max_iter: most iterations.
@@ -84,15 +85,12 @@ def hogbom(
     residual = dirty.detach().to("cpu", copy=True).contiguous()
     model = torch.zeros((H, W), dtype=torch.float64)
     search = _Search(residual.numpy(), mask, nonneg)
-    estimated = noise is None and n_sigma > 0
-    level = mad_noise(residual) if estimated else noise or 0.0
     first, iterations = abs(search.largest()[2]), 0
+    to_noise = n_sigma * (noise or 0.0)
+    threshold = max(to_noise, relative * first)
     while True:
         r, c, value = search.largest()
         peak = value if nonneg else abs(value)
-        if estimated and peak <= n_sigma * level:  # that was before these iterations, and side lobes were in it
-            level = mad_noise(residual)
-        threshold = max(n_sigma * level, relative * first)
         if peak <= threshold or iterations == max_iter or peak > DIVERGED * first:
             break
         model[r, c] += gain * value
@@ -100,20 +98,23 @@ def hogbom(
         residual.sub_(window, alpha=gain * value)
         iterations += 1
     if peak <= threshold:
-        status = "noise" if n_sigma * level >= relative * first else "relative"
+        status = "noise" if to_noise >= relative * first else "relative"
     else:
         status = "diverged" if peak > DIVERGED * first else "limit"
     model, residual = model.to(dirty.device, dirty.dtype), residual.to(dirty.device)
-    told = level if estimated else noise
-    return Cleaned(model, residual, status, iterations, peak, threshold, told)  # type: ignore[arg-type]
+    return Cleaned(model, residual, status, iterations, peak, threshold, noise)  # type: ignore[arg-type]
 
 
-def clean(op: Interferometer, y: Tensor, **options: Any) -> Cleaned:
+def clean(op: Interferometer, y: Tensor, *, spread: float = 1.0, max_iter: int = 10000, **options: Any) -> Cleaned:
     """:func:`hogbom` on an operator's dirty image and beam, with its noise level if it has one.
 
-    With uniform or Briggs weights the noise is not white: pass ``noise=op.dirty_noise() * noise_increase(w, v)``.
+    Where the noise is needed and not known it is the fixed point of: clean down to the noise, take the rms of what the
+    model leaves of the data for it. That counts as noise what no points explain, errors of calibration too.
 
     :param torch.Tensor y: data of the operator, whitened, one image.
+    :param float spread: noise of the dirty image over :meth:`Interferometer.dirty_noise` of the data's mean noise: not
+        1 with uniform or Briggs weights.
+    :param int max_iter: most iterations, of all rounds together.
     :param options: of :func:`hogbom`.
     :raises ValueError: if y holds more than one image.
     """
@@ -121,15 +122,28 @@ def clean(op: Interferometer, y: Tensor, **options: Any) -> Cleaned:
     if dirty.numel() != dirty.shape[-2] * dirty.shape[-1]:
         raise ValueError(f"clean takes one image, got a batch of dirty images {tuple(dirty.shape)}; call it for each")
     if op.sigma is not None:
-        options = {"noise": op.dirty_noise()} | options
+        options = {"noise": op.dirty_noise() * spread} | options
     H, W = op.shape
-    return hogbom(dirty[0, 0], op.psf((2 * H, 2 * W), dtype=dirty.dtype), **options)
+    beam = op.psf((2 * H, 2 * W), dtype=dirty.dtype)
+    if options.get("noise") is not None or options.get("n_sigma") == 0:
+        return hogbom(dirty[0, 0], beam, max_iter=max_iter, **options)
+    return _to_unknown_noise(op, y, dirty[0, 0], beam, spread, max_iter, options)
 
 
-def mad_noise(image: Tensor) -> float:
-    """Standard deviation of an image's noise from its median absolute deviation, which sources hardly move."""
-    values = image.detach().flatten()
-    return MAD_TO_SIGMA * float((values - values.median()).abs().median())
+def _to_unknown_noise(
+    op: Interferometer, y: Tensor, dirty: Tensor, beam: Tensor, spread: float, left: int, options: dict[str, Any]
+) -> Cleaned:
+    options, model, done, level, residual = options.copy(), torch.zeros_like(dirty), 0, math.inf, dirty
+    fraction = options.pop("relative", 0.0) * float(dirty.abs().max())
+    for _ in range(ROUNDS):
+        before, level = level, misfit_level(op, y, model[None, None])
+        noise, peak = op.dirty_noise(level) * spread, float(residual.abs().max())
+        relative = min(fraction / peak, 1 - 1e-9) if peak > 0 else 0.0
+        found = hogbom(residual, beam, noise=noise, relative=relative, max_iter=left - done, **options)
+        model, residual, done = model + found.model, found.residual, done + found.iterations
+        if found.status != "noise" or level > STEADY * before:
+            break
+    return replace(found, model=model, iterations=done)
 
 
 class _Search:
@@ -190,5 +204,7 @@ def _check(
             f"expected 0 < gain <= 1, max_iter >= 0, n_sigma >= 0, 0 <= relative < 1, got {gain}, {max_iter}, "
             f"{n_sigma}, {relative}"
         )
+    if noise is None and n_sigma > 0:
+        raise ValueError("the noise is not known; pass noise [Jy/beam], n_sigma=0, or use clean(op, y), which finds it")
     if noise is not None and not 0 <= noise < float("inf"):
         raise ValueError(f"noise must be finite and >= 0 Jy/beam, got {noise}")

@@ -26,7 +26,8 @@ from pnp_lofi.metrics import psnr
 from pnp_lofi.operators import Mask, random_mask
 from pnp_lofi.parameters import mean_eigenvalue
 from pnp_lofi.priors import LoFiPrior
-from pnp_lofi.radio import STRETCH, measurement
+from pnp_lofi.radio import STRETCH
+from pnp_lofi.radio_measurement import measurement
 from pnp_lofi.radio_simulation import simulate
 from pnp_lofi.skies import radio_sky
 

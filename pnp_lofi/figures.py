@@ -13,6 +13,8 @@ from pnp_lofi.files import check_writable, written_whole
 LOWEST_CONTOUR, MOST_CONTOURS = 3.0, 12  # times the noise; each contour doubles the one before
 TICKS = 7  # of the colour bar
 BAD = "0.75"  # grey of pixels without value
+NARROW = 20 / 3600  # field of view [deg] below which RA and Dec would need too many digits
+OFFSETS = (("arcsec", 1.0), ("mas", 1e-3), ("uas", 1e-6))
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,9 @@ def quick_look(
     title: str = "",
     overwrite: bool = False,
 ) -> None:
-    """One image of the sky as PNG: axes in RA and Dec, colour bar with the unit, contours at -3, 3, 6, 12, ... times
-    the noise (negative ones dashed), the beam as a hatched ellipse in the corner. NaN is grey.
+    """One image of the sky as PNG: axes in RA and Dec (below 20 arcsec in offsets), colour bar with the unit, contours
+    at -3, 3, 6, 12, ... times the noise (negative ones dashed), the beam as a hatched ellipse in the corner. NaN is
+    grey.
 
     :param torch.Tensor image: (H, W).
     :param dict header: from :func:`pnp_lofi.fits.sky_header`, whose BUNIT and BMAJ, BMIN, BPA are shown.
@@ -124,7 +127,8 @@ def quick_look(
     stretch = stretch if stretch is not None else 0.0 if noise is None else 1 / (5 * noise)
     figure = Figure(figsize=(6.4, 5.4), layout="constrained")
     FigureCanvasAgg(figure)
-    axis = figure.add_subplot(projection=WCS(Header(header)).celestial)
+    narrow = header["CDELT2"] * max(pixels.shape) < NARROW
+    axis = figure.add_subplot(projection=None if narrow else WCS(Header(header)).celestial)
     norm = AsinhNorm(1 / stretch, low, high) if stretch else Normalize(low, high)
     colours = colormaps[cmap].with_extremes(bad=BAD)
     shown = axis.imshow(pixels, cmap=colours, norm=norm, interpolation="nearest", origin="lower")
@@ -137,8 +141,11 @@ def quick_look(
             axis.contour(pixels, levels, colors="white", linewidths=0.5, linestyles=styles)
     if "BMAJ" in header:
         _draw_beam(axis, header, pixels.shape)
-    axis.set_xlabel("RA (ICRS)")
-    axis.set_ylabel("Dec (ICRS)")
+    if narrow:
+        _label_offsets(axis, header, pixels.shape)
+    else:
+        axis.set_xlabel("RA (ICRS)")
+        axis.set_ylabel("Dec (ICRS)")
     unit = header.get("BUNIT", "")
     bar = figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02)
     ticks = np.asarray(norm.inverse(np.linspace(0, 1, TICKS))).tolist()
@@ -148,6 +155,21 @@ def quick_look(
     axis.set_title(title, fontsize=10)
     with written_whole(path, overwrite=overwrite) as part:
         figure.savefig(part, format="png", dpi=130)
+
+
+def _label_offsets(axis: Any, header: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """Offsets from the phase centre, East to the left, in the unit that fits."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    cell = header["CDELT2"] * 3600
+    unit, scale = next((u, s) for u, s in OFFSETS if cell * max(shape) >= s or s == OFFSETS[-1][1])
+    labels = (("x", shape[1], -1, "East"), ("y", shape[0], 1, "North"))
+    for name, n, sign, towards in labels:
+        one = getattr(axis, f"{name}axis")
+        step = sign * cell / scale
+        one.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+        one.set_major_formatter(FuncFormatter(lambda p, _, n=n, step=step: f"{(p - n // 2) * step:.4g}"))
+        one.set_label_text(f"offset to the {towards} [{unit}]")
 
 
 def _draw_beam(axis: Any, header: dict[str, Any], shape: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -211,44 +211,50 @@ def write_measurement_set(
     time: np.ndarray | None = None,
     antennas: tuple[np.ndarray, np.ndarray] | None = None,
     positions: np.ndarray | None = None,
+    names: Sequence[str] = (),
+    diameter: float = 25.0,
     integration: float = 1.0,
+    channels: int = 1,
     overwrite: bool = False,
 ) -> None:
     """Write an observation as a MeasurementSet, whole or not at all.
 
     Stokes I is written as XX = YY = I, each of half its weight, in DATA; WEIGHT is 1/sigma^2, and SIGMA is sigma. Each
-    frequency becomes a spectral window of one channel.
+    frequency becomes a spectral window of one channel; with ``channels`` there is one window of so many.
 
     :param numpy.ndarray time: (M,) UTC [s, MJD]; where it is not known all have the same.
     :param tuple antennas: two (M,) int, the antennas of each row; where they are not known all are of 0 and 1.
     :param numpy.ndarray positions: (A, 3) ITRF [m]; where they are not known they are placeholders.
+    :param names: A of them, of the antennas; default A0, A1 ...; float diameter: of a dish [m].
     :param float integration: [s].
+    :param int channels: visibilities that follow one another, of the same frequencies each time, and make one row.
     :param bool overwrite: replace a MeasurementSet; nothing else is ever replaced.
     :raises FileExistsError: if the path exists and overwrite is not asked for, or is no MeasurementSet.
-    :raises ValueError: for lengths that differ, no w, too many frequencies.
+    :raises ValueError: for lengths that differ, no w, too many frequencies, channels that are not the same in all rows.
     """
-    path, rows = Path(path), len(obs.vis)
-    if path.exists() and not (overwrite and (path / "table.dat").is_file()):
-        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it, if it is a MeasurementSet")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.absolute().parent} does not exist; make it first")
+    path, rows = check_replaceable(path, overwrite=overwrite), len(obs.vis)
     if obs.uvw.shape[1] != 3:
         raise ValueError(f"a MeasurementSet needs uvw (M, 3), got {obs.uvw.shape}; append w, or zeros")
     time = np.full(rows, J2000) if time is None else np.asarray(time, np.float64)
     one, two = (np.zeros(rows), np.ones(rows)) if antennas is None else antennas
     if any(np.shape(x) != (rows,) for x in (time, one, two)):
         raise ValueError(f"time and antennas must be ({rows},), got {np.shape(time)}, {np.shape(one)}, {np.shape(two)}")
-    frequencies, window = np.unique(np.broadcast_to(obs.frequency, rows), return_inverse=True)
-    if len(frequencies) > MOST_WINDOWS:
-        raise ValueError(f"{len(frequencies)} frequencies would be as many spectral windows; {MOST_WINDOWS} at most")
+    windows, window = _windows(np.broadcast_to(obs.frequency, rows), channels)
+    if not np.array_equal(obs.uvw, obs.uvw[::channels].repeat(channels, 0), equal_nan=True):
+        raise ValueError(f"channels={channels}: uvw [m] of the channels of a row differ; order the visibilities by row")
     count = int(max(np.max(one), np.max(two))) + 1 if positions is None else len(positions)
     if positions is None:
         positions = np.array([[EARTH, 100.0 * k, 0.0] for k in range(count)])
+    if names and len(names) != count:
+        raise ValueError(f"expected a name for each of {count} antennas, got {len(names)}")
+    names = names or [f"A{k}" for k in range(count)]
+    ids = {name: np.asarray(x)[::channels] for name, x in (("TIME", time), ("ANTENNA1", one), ("ANTENNA2", two))}
     part = path.with_name(path.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _write_main(part, obs, {"TIME": time, "ANTENNA1": one, "ANTENNA2": two, "DATA_DESC_ID": window}, integration)
-        _write_subtables(part, obs, frequencies, np.asarray(positions, np.float64), time)
+        _write_main(part, obs, ids | {"DATA_DESC_ID": window}, integration)
+        _write_subtables(part, obs, windows, time)
+        _write_antennas(part, np.asarray(positions, np.float64), names, diameter, float(time.mean()))
         old = path.with_name(path.name + ".old")
         if path.exists():
             path.rename(old)
@@ -258,60 +264,90 @@ def write_measurement_set(
         shutil.rmtree(part, ignore_errors=True)
 
 
+def check_replaceable(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Refuse a path at which no MeasurementSet may be written, before the work is done.
+
+    :raises FileExistsError: if it exists and overwrite is not asked for, or is no MeasurementSet.
+    :raises FileNotFoundError: if its folder does not exist.
+    """
+    path = Path(path)
+    if path.exists() and not (overwrite and (path / "table.dat").is_file()):
+        raise FileExistsError(
+            f"{path} exists; pass --overwrite (overwrite=True) to replace it, if it is a MeasurementSet"
+        )
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.absolute().parent} does not exist; make it first")
+    return path
+
+
+def _windows(frequency: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies (W, channels) of the spectral windows, and the window of each row."""
+    if channels < 1 or len(frequency) % channels:
+        raise ValueError(f"{len(frequency)} visibilities are no rows of channels={channels}")
+    rows = frequency.reshape(-1, channels)
+    if channels > 1:
+        if (rows != rows[0]).any():
+            raise ValueError(f"channels={channels}: the frequencies of the rows differ; order them row by row")
+        return rows[:1], np.zeros(len(rows), int)
+    windows, window = np.unique(frequency, return_inverse=True)
+    if len(windows) > MOST_WINDOWS:
+        raise ValueError(f"{len(windows)} frequencies would be as many spectral windows; {MOST_WINDOWS} at most")
+    return windows[:, None], window
+
+
 def _write_main(path: Path, obs: Observation, ids: dict[str, np.ndarray], integration: float) -> None:
     tables = casacore_tables()
-    data = tables.makearrcoldesc(
-        "DATA", 0j, ndim=2, shape=[1, 2], valuetype="complex", datamanagertype="TiledColumnStMan"
-    )
-    main = tables.default_ms(str(path), tables.maketabdesc(data))
+    rows = len(ids["TIME"])
+    channels = len(obs.vis) // rows
+    described = [tables.makearrcoldesc("DATA", 0j, ndim=2, shape=[channels, 2], valuetype="complex",
+                                       datamanagertype="TiledColumnStMan")]  # fmt: skip
+    if channels > 1:
+        described.append(tables.makearrcoldesc("WEIGHT_SPECTRUM", 0.0, ndim=2, shape=[channels, 2], valuetype="float"))
+    main = tables.default_ms(str(path), tables.maketabdesc(described))
     try:
-        main.addrows(len(obs.vis))
-        vis = np.conj(np.where(np.isfinite(obs.vis), obs.vis, 0)).astype(np.complex64)
-        weight = np.where(np.isfinite(obs.weight), obs.weight, 0).astype(np.float64) / 2
-        flag = obs.flag | ~(weight > 0)
-        sigma = np.where(flag, 1.0, 1 / np.sqrt(np.where(flag, 1.0, weight)))
-        for start in range(0, len(vis), ROWS):
-            k = slice(start, min(start + ROWS, len(vis)))
+        main.addrows(rows)
+        vis = np.conj(np.where(np.isfinite(obs.vis), obs.vis, 0)).astype(np.complex64).reshape(rows, channels)
+        weight = np.where(np.isfinite(obs.weight), obs.weight, 0).astype(np.float64).reshape(rows, channels) / 2
+        flag = obs.flag.reshape(rows, channels) | ~(weight > 0)
+        mean = weight.mean(1)
+        sigma = 1 / np.sqrt(np.where(mean > 0, mean, 1.0))
+        uvw = obs.uvw[::channels]
+        step = max(1, ROWS // channels)
+        for start in range(0, rows, step):
+            k = slice(start, min(start + step, rows))
 
             def put(name: str, value: np.ndarray, k: slice = k) -> None:
-                main.putcol(name, value[k], k.start, k.stop - k.start)
+                main.putcol(name, value, k.start, k.stop - k.start)
 
-            put("UVW", np.where(np.isfinite(obs.uvw), obs.uvw, 0))
-            put("DATA", np.repeat(vis[:, None, None], 2, axis=2))
-            put("FLAG", np.repeat(flag[:, None, None], 2, axis=2))
-            put("FLAG_ROW", flag)
-            put("WEIGHT", np.repeat(weight[:, None], 2, axis=1).astype(np.float32))
-            put("SIGMA", np.repeat(sigma[:, None], 2, axis=1).astype(np.float32))
-            put("TIME_CENTROID", ids["TIME"])
-            put("TIME", ids["TIME"])
+            def both(value: np.ndarray, k: slice = k) -> np.ndarray:
+                return np.repeat(value[k][..., None], 2, axis=-1)
+
+            put("UVW", np.where(np.isfinite(uvw[k]), uvw[k], 0))
+            put("DATA", both(vis))
+            put("FLAG", both(flag))
+            put("FLAG_ROW", np.asarray(flag[k].all(1)))
+            put("WEIGHT", both(mean).astype(np.float32))
+            put("SIGMA", both(sigma).astype(np.float32))
+            if channels > 1:
+                put("WEIGHT_SPECTRUM", both(weight).astype(np.float32))
+            put("TIME_CENTROID", ids["TIME"][k])
+            put("TIME", ids["TIME"][k])
             for name in ("ANTENNA1", "ANTENNA2", "DATA_DESC_ID"):
-                put(name, np.asarray(ids[name], np.int32))
+                put(name, np.asarray(ids[name][k], np.int32))
             for name in ("INTERVAL", "EXPOSURE"):
-                put(name, np.full(len(vis), float(integration)))
+                put(name, np.full(k.stop - k.start, float(integration)))
             for name in ("FIELD_ID", "FEED1", "FEED2", "ARRAY_ID", "OBSERVATION_ID", "SCAN_NUMBER"):
-                put(name, np.full(len(vis), int(name == "SCAN_NUMBER"), np.int32))
+                put(name, np.full(k.stop - k.start, int(name == "SCAN_NUMBER"), np.int32))
             for name in ("PROCESSOR_ID", "STATE_ID"):
-                put(name, np.full(len(vis), -1, np.int32))
+                put(name, np.full(k.stop - k.start, -1, np.int32))
     finally:
         main.close()
 
 
-def _write_subtables(
-    path: Path, obs: Observation, frequencies: np.ndarray, positions: np.ndarray, time: np.ndarray
-) -> None:
+def _write_subtables(path: Path, obs: Observation, windows: np.ndarray, time: np.ndarray) -> None:
     span = np.array([time.min(), time.max()])
     centre = np.radians(obs.phase_centre)[None]
     telescope = obs.telescope or "UNKNOWN"
-    _fill(path, "ANTENNA", [
-        {"NAME": f"A{k}", "STATION": f"A{k}", "TYPE": "GROUND-BASED", "MOUNT": "ALT-AZ", "POSITION": position,
-         "OFFSET": np.zeros(3), "DISH_DIAMETER": 25.0} for k, position in enumerate(positions)
-    ])  # fmt: skip
-    _fill(path, "FEED", [
-        {"ANTENNA_ID": k, "FEED_ID": 0, "SPECTRAL_WINDOW_ID": -1, "TIME": span.mean(), "INTERVAL": 0.0,
-         "NUM_RECEPTORS": 2, "BEAM_ID": -1, "BEAM_OFFSET": np.zeros((2, 2)), "POLARIZATION_TYPE": ["X", "Y"],
-         "POL_RESPONSE": np.eye(2, dtype=np.complex64), "POSITION": np.zeros(3), "RECEPTOR_ANGLE": np.zeros(2)}
-        for k in range(len(positions))
-    ])  # fmt: skip
     _fill(path, "FIELD", [
         {"NAME": obs.description[:60] or "sky", "CODE": "", "TIME": span[0], "NUM_POLY": 0, "SOURCE_ID": -1,
          "DELAY_DIR": centre, "PHASE_DIR": centre, "REFERENCE_DIR": centre}
@@ -323,15 +359,27 @@ def _write_subtables(
     _fill(path, "POLARIZATION", [
         {"NUM_CORR": 2, "CORR_TYPE": np.array([9, 12], np.int32), "CORR_PRODUCT": np.array([[0, 0], [1, 1]], np.int32)}
     ])  # fmt: skip
-    width = float(np.diff(frequencies).min()) if len(frequencies) > 1 else 1e6
+    distinct = np.unique(windows)
+    width = np.full(windows.shape[1], float(np.diff(distinct).min()) if len(distinct) > 1 else 1e6)
     _fill(path, "SPECTRAL_WINDOW", [
-        {"NAME": f"{f / 1e6:.6f} MHz", "NUM_CHAN": 1, "REF_FREQUENCY": f, "CHAN_FREQ": np.array([f]),
-         "CHAN_WIDTH": np.array([width]), "EFFECTIVE_BW": np.array([width]), "RESOLUTION": np.array([width]),
-         "TOTAL_BANDWIDTH": width, "MEAS_FREQ_REF": 5, "NET_SIDEBAND": 1, "FREQ_GROUP": 0, "IF_CONV_CHAIN": 0}
-        for f in map(float, frequencies)
+        {"NAME": f"{f[0] / 1e6:.6f} MHz", "NUM_CHAN": len(f), "REF_FREQUENCY": float(f[0]), "CHAN_FREQ": f,
+         "CHAN_WIDTH": width, "EFFECTIVE_BW": width, "RESOLUTION": width, "TOTAL_BANDWIDTH": float(width.sum()),
+         "MEAS_FREQ_REF": 5, "NET_SIDEBAND": 1, "FREQ_GROUP": 0, "IF_CONV_CHAIN": 0}
+        for f in windows
     ])  # fmt: skip
-    _fill(path, "DATA_DESCRIPTION", [
-        {"SPECTRAL_WINDOW_ID": k, "POLARIZATION_ID": 0} for k in range(len(frequencies))
+    _fill(path, "DATA_DESCRIPTION", [{"SPECTRAL_WINDOW_ID": k, "POLARIZATION_ID": 0} for k in range(len(windows))])
+
+
+def _write_antennas(path: Path, positions: np.ndarray, names: Sequence[str], diameter: float, time: float) -> None:
+    _fill(path, "ANTENNA", [
+        {"NAME": name, "STATION": name, "TYPE": "GROUND-BASED", "MOUNT": "ALT-AZ", "POSITION": position,
+         "OFFSET": np.zeros(3), "DISH_DIAMETER": diameter} for name, position in zip(names, positions, strict=True)
+    ])  # fmt: skip
+    _fill(path, "FEED", [
+        {"ANTENNA_ID": k, "FEED_ID": 0, "SPECTRAL_WINDOW_ID": -1, "TIME": time, "INTERVAL": 0.0,
+         "NUM_RECEPTORS": 2, "BEAM_ID": -1, "BEAM_OFFSET": np.zeros((2, 2)), "POLARIZATION_TYPE": ["X", "Y"],
+         "POL_RESPONSE": np.eye(2, dtype=np.complex64), "POSITION": np.zeros(3), "RECEPTOR_ANGLE": np.zeros(2)}
+        for k in range(len(positions))
     ])  # fmt: skip
 
 

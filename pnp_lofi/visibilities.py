@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
 from pnp_lofi.files import written_whole
 from pnp_lofi.observation import UNITS, Observation, write_header
@@ -58,7 +59,7 @@ class Visibilities(ABC):
     :param numpy.ndarray frequencies: all of them, sorted [Hz].
     """
 
-    rows: int
+    rows: int = 0
     truth: np.ndarray | None = None
     telescope = ""
     suggested: float | None = None  # cell of the file [arcsec]
@@ -90,7 +91,7 @@ class Visibilities(ABC):
         """About ``rows`` visibilities at a time; without data vis may be anything finite."""
 
     def chunks(
-        self, rows: int = ROWS, part: tuple[int, int] = (0, 1), *, cell: float | None = None
+        self, rows: int = ROWS, part: tuple[int, int] = (0, 1), *, cell: float | None = None, data: bool = True
     ) -> Iterator[Observation]:
         """What is neither flagged nor of weight zero, a slice at a time.
 
@@ -99,17 +100,22 @@ class Visibilities(ABC):
         :param int rows: visibilities read at a time.
         :param tuple part: (k, n), the k-th of n parts, from 0.
         :param float cell: pixel size [arcsec] of the pieces; default :attr:`cell`.
+        :param bool data: False: vis is not read, and may be anything finite.
         :raises ValueError: for what cannot be imaged.
         """
         check_part(rows, part)
-        return self._pieces(rows, part, self.cell if cell is None else cell)
+        return self._pieces(rows, part, self.cell if cell is None else cell, data)
 
     def _pieces(self, rows: int, part: tuple[int, int], cell: float, data: bool = True) -> Iterator[Observation]:
+        what = f"reading {self.path.name}" if data else f"weights of {self.path.name}"
+        bar = {"total": self.rows // part[1] or None, "unit": "vis", "unit_scale": True, "leave": False, "delay": 2}
         try:
-            for block in self._blocks(rows, part, data):
-                columns = _flat(block, self.time_average, self.channel_average)
-                if len(columns["vis"]):
-                    yield self._observation(columns, cell)
+            with tqdm(desc=what, disable=None, **bar) as done:
+                for block in self._blocks(rows, part, data):
+                    columns = _flat(block, self.time_average, self.channel_average)
+                    if len(columns["vis"]):
+                        yield self._observation(columns, cell)
+                    done.update(block.flag.size)
         except BROKEN as error:
             raise ValueError(f"{self.path} cannot be read; is it whole? {error}") from error
         except ValueError as error:

@@ -10,7 +10,16 @@ from astropy.coordinates import EarthLocation
 from astropy.io import fits
 from astropy.time import Time
 
-from pnp_lofi.antennas import Antennas, from_enu, from_itrf, geodetic, meerkat, parse_antennas, read_antennas
+from pnp_lofi.antennas import (
+    Antennas,
+    find_array,
+    from_enu,
+    from_itrf,
+    geodetic,
+    meerkat,
+    parse_antennas,
+    read_antennas,
+)
 from pnp_lofi.operators import NUFFT, meerkat_uv, meerkat_uvw
 from pnp_lofi.operators.uv import array_uv, array_uvw
 
@@ -64,6 +73,28 @@ def test_earth_centred_equals_local(tmp_path, header):
     mean = read_antennas(path)  # of its own mean: some km away, so that transit comes a little earlier
     assert (mean.latitude, mean.longitude) == pytest.approx((LATITUDE, LONGITUDE), abs=0.02)
     np.testing.assert_allclose(*(np.linalg.norm(a.baselines(), axis=1) for a in (mean, meerkat())), atol=1e-4)
+
+
+def test_back_to_the_earth():
+    """Where the antennas stand, however the table had them."""
+    np.testing.assert_allclose(meerkat().itrf(), itrf(), atol=1e-3)
+    for array in (from_itrf(itrf()), from_itrf(itrf(), 10.0, -77.0)):
+        np.testing.assert_allclose(array.itrf(), itrf(), atol=1e-6)
+    np.testing.assert_allclose(from_enu([[0, 0, 0], [0, 0, 50]], -70.0, 150.0, height=30.0).itrf(),
+                               [place(-70, 150, 30), place(-70, 150, 80)], atol=1e-6)  # fmt: skip
+    assert (meerkat().diameter, parse_antennas("# diameter=6 m\n0 0 0\n1 1 0\n", latitude=3.0).diameter) == (13.5, 6)
+
+
+def test_arrays_by_name(tmp_path):
+    path = written(tmp_path / "mine.csv", enu()[:5], "name,e,n,u\n", "A{3},{0},{1},{2}\n")
+    np.testing.assert_array_equal(find_array(path, latitude=LATITUDE).xyz, meerkat().xyz[:5])
+    assert find_array("MeerKAT").names == meerkat().names
+    with pytest.raises(ValueError, match="need the latitude"):
+        find_array(str(path))
+    with pytest.raises(FileNotFoundError, match=r"alma is no array and no file; arrays are meerkat, vla, vla-a"):
+        find_array("alma")
+    with pytest.raises(ValueError, match="meerkat has its own latitude"):
+        find_array("meerkat", latitude=3.0)
 
 
 def test_geodetic_against_astropy():
@@ -167,7 +198,7 @@ def test_layouts(text):
         ("6.37e6 0 0\n6.37e6 1 0\n", {"coordinates": "enu", "latitude": 1.0}, "Earth-centred"),
         ("0 0 0\n1 1 0\n", {"latitude": 91.0}, "latitude must lie"),
         ("0 0 0\n1 1 0\n", {"coordinates": "utm"}, '"enu" or "itrf"'),
-        ("# latitude=south\n0 0 0\n1 1 0\n", {}, "a number of degrees"),
+        ("# latitude=south\n0 0 0\n1 1 0\n", {}, "`# latitude=` and a number"),
     ],
 )
 def test_bad_tables(text, options, message):

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import pnp_lofi.__main__ as cli
 from pnp_lofi import LoFi, load_checkpoint, save_checkpoint
 from pnp_lofi.observation import Observation, read_observation, write_observation
-from pnp_lofi.radio import measurement
+from pnp_lofi.radio_measurement import measurement
 
 COMMANDS = [
     "",
@@ -236,7 +236,7 @@ def test_inpaint_with_noise_is_repeatable(run, files):
 
 
 def test_simulate_and_solve_radio(run, files):
-    result = run("simulate radio sky.fits --hours 0.2 --snr 20 --integration 360 --declination -45 --seed 3 -o obs.h5")
+    result = run("simulate radio --sky sky.fits --hours 0.2 --snr 20 --integration 360 --dec -45 --seed 3 -o obs.h5")
     assert result.code == 0, result.err
     obs = read_observation(files / "obs.h5")
     assert len(obs.vis) == 2 * 2016 and obs.absolute_weights
@@ -284,7 +284,7 @@ def test_dirty_image_of_the_command_line_is_a_plain_sum(run, files):
 
 def test_simulated_noise_has_the_snr_asked_for(run, files):
     for snr, name in ((10, "a"), (300, "b")):
-        assert run(f"simulate radio sky.fits --hours 0.1 --snr {snr} -o {name}.h5").code == 0
+        assert run(f"simulate radio --sky sky.fits --hours 0.1 --snr {snr} -o {name}.h5").code == 0
     noisy, clean = (read_observation(files / f"{name}.h5") for name in "ab")
     noise = noisy.vis - clean.vis
     found = 20 * np.log10(np.linalg.norm(clean.vis) / np.linalg.norm(noise))
@@ -294,7 +294,7 @@ def test_simulated_noise_has_the_snr_asked_for(run, files):
 
 def test_whitened_noise_is_one_per_component(run, files):
     """What the solver is told of absolute weights: y - A x of the true sky has rms 1 in each real component."""
-    assert run("simulate radio sky.fits --hours 0.1 --snr 15 -o obs.h5").code == 0
+    assert run("simulate radio --sky sky.fits --hours 0.1 --snr 15 -o obs.h5").code == 0
     obs = read_observation(files / "obs.h5")
     op, y = measurement(obs, (48, 48))
     residual = y - op.A(torch.from_numpy(obs.truth)[None, None])
@@ -388,25 +388,30 @@ MISTAKES = [
     (f"{INPAINT} --keep 0.5 --iterations 0", ["max_iter must be"]),
     (INPAINT.replace("out.png", "here.png") + " --keep 0.5", ["here.png exists; pass --overwrite"]),
     (INPAINT.replace("out.png", "there.png") + " --keep 0.5", ["there.json exists; pass --overwrite"]),
-    ("simulate radio none.fits -o obs.h5", ["no image file 'none.fits'"]),
-    ("simulate radio sky.fits -o small.h5", ["small.h5 exists; pass --overwrite"]),
-    ("simulate radio sky.fits --hours 0 -o obs.h5", ["0 < hours <= 24"]),
-    ("simulate radio sky.fits --declination 80 -o obs.h5", ["below min_elevation"]),
-    ("simulate radio sky.fits --cell 60 -o obs.h5", ["uv must lie in [-pi, pi] radians per pixel", "uv_radians"]),
-    ("simulate radio sky.fits --cell -1 -o obs.h5", ["cell must be finite and > 0 arcsec, got -1"]),
-    ("simulate radio sky.fits --snr nan -o obs.h5", ["snr must be finite"]),
-    ("simulate radio black.png -o obs.h5", ["the sky is zero everywhere"]),
+    ("simulate radio --sky none.fits -o obs.h5", ["no image file 'none.fits'"]),
+    ("simulate radio --sky sky.fits -o small.h5", ["small.h5 exists; pass --overwrite"]),
+    ("simulate radio --sky sky.fits --hours 0 -o obs.h5", ["0 < hours <= 24"]),
+    ("simulate radio --sky sky.fits --declination 80 -o obs.h5", ["below min_elevation"]),
+    ("simulate radio --sky sky.fits --cell 60 -o obs.h5", ["uv must lie in [-pi, pi] radians per pixel", "uv_radians"]),
+    ("simulate radio --sky sky.fits --cell -1 -o obs.h5", ["cell must be finite and > 0 arcsec, got -1"]),
+    ("simulate radio --sky sky.fits --snr nan -o obs.h5", ["snr must be finite"]),
+    ("simulate radio --sky sky.fits --array alma -o obs.h5", ["alma is no array and no file; arrays are meerkat,"]),
+    ("simulate radio --sky sky.fits -o obs.fits", ["obs.fits: the ending tells the format; name it .h5"]),
+    ("simulate radio --sky sky.fits -o empty.ms", ["empty.ms exists; pass --overwrite"]),
+    ("simulate radio --sky sky.fits --overwrite -o empty.ms", ["if it is a MeasurementSet"]),
+    ("simulate radio --sky sky.fits --channels 2 --bandwidth 3e9 -o obs.h5", ["below twice the frequency"]),
+    ("simulate radio --sky black.png -o obs.h5", ["the sky is zero everywhere"]),
     (f"solve radio none.h5 {RADIO}", ["none.h5 does not exist"]),
     (f"solve radio pickle.npy {RADIO}", ["pickle.npy is not an HDF5 file", "pickles are refused"]),
-    (f"solve radio lengths.h5 {RADIO}", ["must be of one length", "vis (49,)"]),
+    (f"solve radio lengths.h5 {RADIO}", ["must be of one length", "'vis': (49,)"]),
     (f"solve radio nan.h5 {RADIO}", ["1 unflagged values of vis are NaN or inf; flag those rows"]),
     (f"solve radio negative.h5 {RADIO}", ["weights must be >= 0"]),
-    (f"solve radio zero.h5 {RADIO}", ["all weights are zero"]),
+    (f"solve radio zero.h5 {RADIO}", ["every visibility is flagged or of weight zero"]),
     (f"solve radio flagged.h5 {RADIO}", ["every visibility is flagged"]),
     (f"solve radio lacks.h5 {RADIO}", ["lacks.h5 lacks vis"]),
-    (f"solve radio cut.h5 {RADIO}", ["cut.h5 is not a whole HDF5 file"]),
-    (f"solve radio small.h5 --cell 600 {RADIO}", ["uv must lie in [-pi, pi]", "uv_radians"]),
-    (f"solve radio small.h5 --cell 0 {RADIO}", ["cell must be finite and > 0"]),
+    (f"solve radio cut.h5 {RADIO}", ["cut.h5 cannot be read; is it whole?"]),
+    (f"solve radio small.h5 --cell 600 {RADIO}", ["a cell of 600 arcsec is too coarse", "use at most 14.22 arcsec"]),
+    (f"solve radio small.h5 --cell 0 {RADIO}", ["--cell takes arcsec, or a number and one of as, arcsec, mas, uas"]),
     (f"solve radio small.h5 --sigma 0 {RADIO}", ["sigma", "must be finite and > 0, got 0"]),
     (
         "solve radio small.h5 --size 0 --prior prior.safetensors -o rec.fits",
@@ -446,6 +451,7 @@ def broken(folder: Path, tiny: LoFi) -> None:
     (folder / "cut.png").write_bytes(photo[: len(photo) // 2])
     np.save(folder / "nan.npy", np.full((8, 8), np.nan))
     (folder / "empty").mkdir()
+    (folder / "empty.ms").mkdir()
     (folder / "photos").mkdir()
     Image.fromarray(np.full((40, 40), 9, np.uint8)).save(folder / "photos" / "a.png")
     changes = {"lengths": ("vis", lambda v: v[:-1]), "nan": ("vis", lambda v: np.where(np.arange(50) == 3, np.nan, v)),

@@ -6,11 +6,12 @@ import torch
 from PIL import Image
 
 import pnp_lofi.inpainting
-import pnp_lofi.radio
+import pnp_lofi.radio_file
 from pnp_lofi.inpainting import inpaint_file
 from pnp_lofi.observation import write_observation
 from pnp_lofi.priors import LoFiPrior
-from pnp_lofi.radio import image_file, simulate
+from pnp_lofi.radio_file import image_file
+from pnp_lofi.radio_simulation import simulate
 from pnp_lofi.skies import radio_sky
 
 
@@ -59,7 +60,7 @@ def test_radio(tmp_path, monkeypatch):
     options = {"iterations": 8}
     image_file(tmp_path / "obs.h5", tmp_path / "whole.fits", **options)
     monkeypatch.setattr(BreaksOff, "calls", 0)
-    monkeypatch.setattr(pnp_lofi.radio, "LoFiPrior", BreaksOff)
+    monkeypatch.setattr(pnp_lofi.radio_file, "LoFiPrior", BreaksOff)
     out = tmp_path / "part.fits"
     with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="resume goes on with it"):
         image_file(tmp_path / "obs.h5", out, **options)

@@ -12,8 +12,8 @@ from visibility_files import CELL, CENTRE, FREQUENCIES, OFFSETS, Seen, peaks, se
 import pnp_lofi.__main__ as cli
 from pnp_lofi.observation import Observation, read_observation
 from pnp_lofi.operators import NormalEquations
-from pnp_lofi.radio import measurement
 from pnp_lofi.radio_chunks import measurement_chunks
+from pnp_lofi.radio_measurement import measurement
 from pnp_lofi.visibilities import convert, open_visibilities
 
 tables = pytest.importorskip("casacore.tables", reason="python-casacore is not installed: pip install 'pnp_lofi[ms]'")
@@ -122,7 +122,7 @@ def test_the_command_line_chooses(tmp_path, monkeypatch, capsys):
     chosen = ["--field", "sky", "--spw", "0", "--channels", "1,3", "--column", "DATA"]
     for words, code, told in (
         ([], 2, "holds the fields 0 calibrator, 1 sky"),
-        ([*chosen, "--channels", "1"], 2, "takes FIRST,END"),
+        ([*chosen, "--channels", "1"], 2, "expected two numbers with a comma"),
         (chosen, 0, ""),
         ([*chosen, "--overwrite", "--field", "1"], 0, ""),
     ):
@@ -251,6 +251,33 @@ def test_written_sets_come_back(tmp_path):
     described = tables.table(str(path / "DATA_DESCRIPTION"), ack=False).getcol("SPECTRAL_WINDOW_ID")
     centres = tables.table(str(path / "SPECTRAL_WINDOW"), ack=False).getcol("CHAN_FREQ")[:, 0]
     np.testing.assert_allclose(centres[described[main.getcol("DATA_DESC_ID")]], obs.frequency)
+
+
+def test_channels_are_one_window(tmp_path):
+    """Flags and weights of each channel; the rows' antennas by name."""
+    s = seen(4, auto=False)
+    rows, rng = len(s.time), np.random.default_rng(0)
+    each = (rng.uniform(1, 2, 3 * rows), rng.random(3 * rows) < 0.1)
+    obs = Observation(s.uvw.repeat(3, 0), np.tile(FREQUENCIES, rows), np.conj(s.vis).ravel(), *each, CELL, CENTRE)
+    of_rows = {"time": s.time.repeat(3), "antennas": (s.one.repeat(3), s.two.repeat(3)), "positions": s.positions}
+    path = tmp_path / "out.ms"
+    write_measurement_set(path, obs, **of_rows, names=list("PQRSTU"), diameter=12.0, channels=3)
+    found, expected = open_visibilities(path).observation(CELL), obs.good()
+    for name in ("uvw", "frequency", "vis", "weight"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6, err_msg=name)
+    main, place, window = (tables.table(str(path / name), ack=False) for name in ("", "ANTENNA", "SPECTRAL_WINDOW"))
+    assert main.nrows() == rows and main.getcol("ANTENNA2").tolist() == s.two.tolist()
+    assert "".join(place.getcol("NAME")) == "PQRSTU" and set(place.getcol("DISH_DIAMETER")) == {12.0}
+    np.testing.assert_allclose(window.getcol("CHAN_FREQ"), [FREQUENCIES])
+    obs.uvw[1] += 1
+    for options, message in (
+        ({"channels": 3}, "of the channels of a row differ"),
+        ({"channels": 7}, "180 visibilities are no rows of channels=7"),
+        ({"channels": 2}, "the frequencies of the rows differ"),
+        ({"names": ("A",)}, "a name for each of 6 antennas, got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_measurement_set(tmp_path / "b.ms", obs, **of_rows, **options)
 
 
 def test_nothing_is_overwritten_unasked(tmp_path):

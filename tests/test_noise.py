@@ -9,7 +9,8 @@ from pnp_lofi import ADMM, LoFiPrior
 from pnp_lofi.leaves import dead_leaves
 from pnp_lofi.noise import estimate_image_noise
 from pnp_lofi.operators import LowDose, Mask, random_mask
-from pnp_lofi.radio import measurement, simulate
+from pnp_lofi.radio_measurement import measurement
+from pnp_lofi.radio_simulation import simulate
 from pnp_lofi.skies import radio_sky
 
 

@@ -85,14 +85,17 @@ def test_an_import_is_light():
     assert not (after - before) & HEAVY
 
 
-@pytest.mark.parametrize("module", ["__main__", "entry"])
+LIGHT = ["__main__", "entry", "files", "options", "radio_commands", "version"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_the_command_line_starts_light(module):
     """`pnp-lofi --help` needs neither torch nor deepinv: they are imported by the commands."""
     source = ast.parse((ROOT / "pnp_lofi" / f"{module}.py").read_text())
     top = [node for node in source.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
-    names.discard("pnp_lofi.entry")
+    names -= {f"pnp_lofi.{name}" for name in LIGHT}
     assert not {name.split(".")[0] for name in names} & ({"torch", "deepinv", "pnp_lofi"} | HEAVY - {"typer"})
 
 

@@ -22,7 +22,7 @@ from pnp_lofi.langevin import skrock_limit, skrock_step, stages_for, ula_step
 from pnp_lofi.observation import write_observation
 from pnp_lofi.operators import NUFFT, Blur, Mask, NormalEquations, Stacked, random_mask
 from pnp_lofi.posterior import Posterior
-from pnp_lofi.radio import simulate
+from pnp_lofi.radio_simulation import simulate
 from pnp_lofi.uncertainty import Blocks, Uncertainty
 
 pytestmark = pytest.mark.filterwarnings("ignore:the error bars rest on")

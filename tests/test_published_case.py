@@ -12,7 +12,7 @@ from pnp_lofi.observation import Observation, write_observation
 from pnp_lofi.operators import NUFFT
 
 CELL, FREQUENCY = 1.0, 1.4e9  # arcsec, Hz: any will do, the coverage is given in radians per pixel
-PUBLISHED = {1: 25.29, 2: 28.39}  # SNR [dB] of QuantifAI's learned prior
+PUBLISHED, GOAL = {1: 25.29, 2: 28.39}, 1.5  # SNR [dB] of QuantifAI's learned prior, and what ours is to be above it
 
 
 def published_observation(folder, hours):
@@ -37,12 +37,12 @@ def published_observation(folder, hours):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hours", [1, 2])
-def test_m31_is_a_decibel_above_the_published_learned_prior(shared_data, tmp_path, hours):
+def test_m31_is_a_decibel_and_a_half_above_the_published_learned_prior(shared_data, tmp_path, hours):
     write_observation(tmp_path / "m31.h5", published_observation(shared_data / "radio", hours))
     result = CliRunner().invoke(app, ["solve", "radio", str(tmp_path / "m31.h5"), "-o", str(tmp_path / "m31.fits")])
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "m31.json").read_text())
-    assert report["snr"] > PUBLISHED[hours] + 1
+    assert report["snr"] > PUBLISHED[hours] + GOAL
     assert 0.9 < report["misfit"] < 1.1
 
 

@@ -19,7 +19,8 @@ from pnp_lofi.beam import Beam
 from pnp_lofi.observation import Observation, read_observation, write_observation
 from pnp_lofi.operators import NUFFT, array_uvw, meerkat_uvw
 from pnp_lofi.primary_beam import meerkat
-from pnp_lofi.radio import image_file, measurement
+from pnp_lofi.radio_file import image_file
+from pnp_lofi.radio_measurement import measurement
 from pnp_lofi.radio_products import UNITS, beams_of, output_paths, parse_beam
 from pnp_lofi.radio_simulation import simulate
 
@@ -254,7 +255,7 @@ def test_simulate_with_ones_own_array(tmp_path):
     sky[10, 20] = 1.0
     np.save(tmp_path / "sky.npy", sky)
     (tmp_path / "array.csv").write_text(ENU)
-    line = f"simulate radio {tmp_path}/sky.npy --antennas {tmp_path}/array.csv --hours 1 --snr 60"
+    line = f"simulate radio --sky {tmp_path}/sky.npy --array {tmp_path}/array.csv --hours 1 --snr 60"
     solve(f"{line} --latitude 48 -o {tmp_path}/obs.h5")
     obs = read_observation(tmp_path / "obs.h5")
     assert len(obs.vis) == 15 * 28 and obs.phase_centre == (0, 48) and obs.telescope == ""
@@ -264,8 +265,8 @@ def test_simulate_with_ones_own_array(tmp_path):
     assert read_observation(tmp_path / "low.h5").phase_centre[1] == 30
     refused = CliRunner().invoke(app, [*line.split(), "-o", f"{tmp_path}/x.h5"])
     assert isinstance(refused.exception, ValueError) and "need the latitude" in str(refused.exception)
-    bare = ["simulate", "radio", f"{tmp_path}/sky.npy", "--latitude", "3", "-o", f"{tmp_path}/x.h5"]
-    assert "give it with --antennas" in str(CliRunner().invoke(app, bare).exception)
+    bare = ["simulate", "radio", "--sky", f"{tmp_path}/sky.npy", "--latitude", "3", "-o", f"{tmp_path}/x.h5"]
+    assert "meerkat has its own latitude" in str(CliRunner().invoke(app, bare).exception)
 
 
 def test_meerkat_is_the_default_array():

@@ -12,8 +12,8 @@ from visibility_files import CELL, C, seen, write_npz
 
 from pnp_lofi.observation import Observation, read_observation, write_observation
 from pnp_lofi.operators import NormalEquations, default_cell
-from pnp_lofi.radio import measurement
 from pnp_lofi.radio_chunks import measurement_chunks
+from pnp_lofi.radio_measurement import measurement
 from pnp_lofi.visibilities import Block, Visibilities, _flat, convert, hands, open_visibilities, stokes_i
 
 M = 60
