@@ -11,11 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import massmap_tables, operator_tables, recipe_tables, scaling_tables, solver_tables
+from benchmarks import (
+    massmap_tables,
+    operator_tables,
+    radio_data_tables,
+    radio_tables,
+    recipe_tables,
+    scaling_tables,
+    solver_tables,
+)
 from benchmarks.common import RESULTS, ROOT, machine_line
 from benchmarks.sheet import Sheet, number, times
 
-PAGES = ("benchmarks", "denoise", "ldct", "massmap", "scaling", "solvers", "uncertainty")
+PAGES = ("benchmarks", "denoise", "ldct", "massmap", "radio", "scaling", "solvers", "uncertainty")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES))
 BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -64,34 +72,6 @@ def inpaint(found: dict[str, Any]) -> list[Sheet]:
     columns = ("method", "PSNR [dB]", "over TV [dB]", "SSIM", "seconds an image", "time over TV's")
     title = f"Mean of {found['count']} images of Set12, {100 * found['keep']:g} % of the pixels kept"
     return [Sheet(title, columns, rows)]
-
-
-def radio_m31(found: dict[str, Any]) -> list[Sheet]:
-    columns = ("method", "hours", "SNR [dB]", "over QuantifAI [dB]", "PSNR [dB]", "misfit", "iterations",
-               "denoiser / CG steps", "seconds", "peak memory [MB]", "error of sigma")  # fmt: skip
-    reference, rows = found["reference"], []
-    quantifai = reference["QuantifAI"]
-    hours = list(dict.fromkeys(str(row["hours"]) for row in found["rows"]))
-    for h in hours:
-        for name, values in reference.items():
-            gain = f"{values[h] - quantifai[h]:+.2f}"
-            rows.append((f"{name} (quoted)", h, number(values[h], 2), gain, *("-" for _ in columns[4:])))
-        for best in (tv["best"] for tv in found["tv"] if str(tv["hours"]) == h):
-            gain = f"{best['snr'] - quantifai[h]:+.2f}"
-            rows.append((
-                f"TV (deepinv) in our ADMM, oracle-tuned: ths {best['ths']:g}", h, number(best["snr"], 2), gain,
-                number(best["psnr"], 2), number(best["misfit"], 3), str(best["iterations"]), "-",
-                number(best["seconds"], 1), "-", "-",
-            ))  # fmt: skip
-        for row in (row for row in found["rows"] if str(row["hours"]) == h):
-            error = row["noise_error"]
-            rows.append((
-                f"LoFi-ADMM, sigma {row['sigma']}", h, number(row["snr"], 2), f"{row['snr'] - quantifai[h]:+.2f}",
-                number(row["psnr"], 2), number(row["misfit"], 3), f"{row['iterations']} ({row['status']})",
-                f"{row['denoiser_calls']} / {row['cg_steps']}", number(row["seconds"], 1),
-                number(row["peak_memory_mb"], 0), "-" if error is None else f"{error:+.1%}",
-            ))  # fmt: skip
-    return [Sheet(f"M31, QuantifAI's coverage, {found['data_snr']:g} dB", columns, rows)]
 
 
 def toeplitz(found: dict[str, Any]) -> list[Sheet]:
@@ -222,12 +202,13 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
     "inpaint": inpaint,
     "lofi": lofi,
     "memory": memory,
-    "radio_m31": radio_m31,
     "sharing": sharing,
     "toeplitz": toeplitz,
     "uncertainty": uncertainty,
     **massmap_tables.TABLES,
     **operator_tables.TABLES,
+    **radio_data_tables.TABLES,
+    **radio_tables.TABLES,
     **recipe_tables.TABLES,
     **scaling_tables.TABLES,
     **solver_tables.TABLES,

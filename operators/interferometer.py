@@ -12,9 +12,9 @@ from pnp_lofi.checks import checked_shape
 from pnp_lofi.convolution import along_rows, back_along_rows, filter_columns_, kernel_along_rows, spectrum_of
 from pnp_lofi.nonuniform import Shape, fft_size
 from pnp_lofi.operators.base import Operator
+from pnp_lofi.operators.uv import SLACK
 from pnp_lofi.strips import Strips
 
-SLACK = 1e-5  # published coordinates at +-pi are off by a float32 rounding
 ROUNDING = 1e-12  # of the preconditioner's largest eigenvalue: what is below it is zero
 
 

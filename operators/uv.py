@@ -14,6 +14,7 @@ from pnp_lofi.antennas import Antennas, meerkat
 C = 299792458.0  # speed of light [m/s]
 SIDEREAL_DAY = 86164.09  # [s]
 ARCSEC = math.pi / 180 / 3600  # [rad]
+SLACK = 1e-5  # published coordinates at +-pi are off by a float32 rounding
 LOWEST = 1e6  # frequency [Hz] below which no interferometer observes
 
 
@@ -185,6 +186,19 @@ def uv_metres(uv: Tensor, frequency: float, cell: float) -> Tensor:
     """(M, 3) baselines [m], w = 0, of which :func:`uv_radians` makes these uv (2, M) [rad/pixel]."""
     scale = C / (2 * math.pi * frequency * _radians(cell))
     return torch.stack([-uv[1] * scale, uv[0] * scale, torch.zeros_like(uv[0])], dim=1)
+
+
+def within_nyquist(uv: Tensor, cell: float) -> Tensor:
+    """:param torch.Tensor uv: of :func:`uv_radians`, which is returned; float cell: pixel size [arcsec].
+    :raises ValueError: if the longest baselines would alias; says how large the cell may be.
+    """
+    reach = float(uv.abs().max()) / math.pi
+    if reach > 1 + SLACK:
+        raise ValueError(
+            f"a cell of {cell:.4g} arcsec is too coarse, the longest baselines alias; use at most {cell / reach:.4g} "
+            "arcsec, or leave the cell out to have it chosen"
+        )
+    return uv
 
 
 def default_cell(

@@ -42,20 +42,27 @@ def save_figure(
     panels: Sequence[Panel],
     *,
     sky: bool = False,
+    columns: int | None = None,
     title: str = "",
     overwrite: bool = False,
 ) -> None:
-    """A row of panels as PNG.
+    """Panels as PNG.
 
     :param bool sky: row 0 is at the bottom (North up, East left).
+    :param int columns: panels in a row; default all of them.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     check_writable(path, overwrite=overwrite)
-    figure = Figure(figsize=(3.6 * len(panels), 4.1), layout="constrained")
+    columns = min(columns or len(panels), len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.6 * columns, 4.1 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for axis, panel in zip(axes, panels, strict=False):
         pixels = _pixels(panel)
         limits = panel.limits or (float(pixels.min()), float(pixels.max()))
         if panel.stretch:

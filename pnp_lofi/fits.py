@@ -1,6 +1,8 @@
 """Sky images as FITS with a world coordinate system. Needs astropy: pip install 'pnp_lofi[radio]'."""
 
 import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,3 +95,45 @@ def read_place(path: str | os.PathLike[str]) -> tuple[float | None, float | None
     if not celestial or not header.get("CDELT2"):
         return None, None, None
     return float(header["CRVAL1"]), float(header["CRVAL2"]), abs(float(header["CDELT2"])) * 3600
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where an image's pixels lie.
+
+    :param tuple shape: (H, W); float cell: [arcsec]; tuple centre: RA, Dec [deg] of the pixel (H//2, W//2).
+    """
+
+    shape: tuple[int, int]
+    cell: float
+    centre: tuple[float, float]
+
+
+def read_grid(path: str | os.PathLike[str]) -> Grid:
+    """The grid of an image as :func:`sky_header` describes it, and as CASA and WSClean write it.
+
+    :raises FileNotFoundError: if there is no such file.
+    :raises ValueError: for a file that is no FITS image, another projection, pixels that are turned or not square, a
+        reference pixel elsewhere than in the middle.
+    """
+    from astropy.io import fits
+    from astropy.wcs import WCS
+    from astropy.wcs.utils import proj_plane_pixel_scales
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        header = fits.getheader(path)
+        wcs = WCS(header).celestial
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no FITS image: {error}") from error
+    if header.get("NAXIS", 0) < 2 or list(wcs.wcs.ctype) != ["RA---SIN", "DEC--SIN"]:
+        raise ValueError(f"{path}: expected an image with axes RA---SIN and DEC--SIN, got {list(wcs.wcs.ctype)}")
+    shape, scales = (int(header["NAXIS2"]), int(header["NAXIS1"])), proj_plane_pixel_scales(wcs)
+    middle = (shape[1] // 2 + 1.0, shape[0] // 2 + 1.0)
+    east, north = np.diag(wcs.pixel_scale_matrix)
+    if not (np.allclose(scales, scales[1], rtol=1e-6) and np.allclose([-east, north], scales, rtol=1e-6)):
+        raise ValueError(f"{path}: expected square pixels, North up and East left, got {wcs.pixel_scale_matrix} deg")
+    if not np.allclose(wcs.wcs.crpix, middle):
+        raise ValueError(f"{path}: expected the reference pixel {middle} (N//2 + 1), got {tuple(wcs.wcs.crpix)}")
+    return Grid(shape, float(scales[1]) * 3600, (float(wcs.wcs.crval[0]), float(wcs.wcs.crval[1])))

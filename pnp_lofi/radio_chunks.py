@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pnp_lofi.observation import Observation
 from pnp_lofi.operators import WeightGrid, taper, uv_radians, w_phase
-from pnp_lofi.operators.uv import C
+from pnp_lofi.operators.uv import C, within_nyquist
 from pnp_lofi.operators.weighting import SCHEMES
 from pnp_lofi.radio_measurement import warn_of_w
 from pnp_lofi.visibilities import ROWS, Visibilities, check_part, open_visibilities
@@ -103,13 +103,7 @@ class View:
 
     def _uv(self, obs: Observation) -> Tensor:
         uv = uv_radians(torch.as_tensor(obs.uvw), torch.as_tensor(obs.frequency), self.cell)
-        reach = float(uv.abs().max()) / np.pi
-        if reach > 1 + 1e-5:
-            raise ValueError(
-                f"a cell of {self.cell:.4g} arcsec is too coarse, the longest baselines alias; use at most "
-                f"{self.cell / reach:.4g} arcsec, or leave the cell out to have it chosen"
-            )
-        return uv
+        return within_nyquist(uv, self.cell)
 
     def _natural(self, obs: Observation) -> Tensor:
         return torch.as_tensor(obs.weight, dtype=torch.float64) * self._scale

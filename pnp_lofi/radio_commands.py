@@ -88,6 +88,10 @@ def solve_radio(
         float | None,
         typer.Option(help="Pixels so much finer than the longest baseline needs, 1 to 2.5.", rich_help_panel=IMAGE),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="FITS image of the same phase centre whose size and cell to take.", rich_help_panel=IMAGE),
+    ] = None,
     weight: Annotated[
         Literal["natural", "uniform", "briggs"],
         typer.Option(help="Of the visibilities; natural is the likelihood.", rich_help_panel=WEIGHTS),
@@ -182,7 +186,7 @@ def solve_radio(
     }  # fmt: skip
     report = image_file(
         observation, out, selection={key: value for key, value in chosen.items() if value is not None},
-        size=size, cell=None if cell is None else angle(cell, "--cell"), super_resolution=super_resolution,
+        size=size, cell=None if cell is None else angle(cell, "--cell"), super_resolution=super_resolution, like=like,
         weighting=Weighting(weight, robust, 0.0 if taper is None else angle(taper, "--taper")), prior=prior,
         sigma=sigma, iterations=iterations, precision=precision, error_bars=error_bars,
         beam=None if beam is None else parse_beam(beam), primary_beam=primary_beam, pb_cutoff=pb_cutoff,

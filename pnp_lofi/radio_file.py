@@ -1,5 +1,6 @@
 """From a file of visibilities to pictures of the sky: what `pnp-lofi solve radio` does."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from torch import Tensor
 from pnp_lofi.beam import Beam
 from pnp_lofi.field_of_view import check_field
 from pnp_lofi.figures import save_figure
-from pnp_lofi.fits import sky_header
+from pnp_lofi.fits import read_grid, sky_header
 from pnp_lofi.operators.uv import ARCSEC
 from pnp_lofi.posterior import FEWEST
 from pnp_lofi.primary_beam import CUTOFF
@@ -29,6 +30,7 @@ from pnp_lofi.uncertainty import Uncertainty
 from pnp_lofi.visibilities import Visibilities, open_visibilities
 
 SIZE = 512  # side of an image where nothing says otherwise [pixel]
+OFF_CENTRE = 0.01  # pixels that the centre of --like may lie off
 
 
 def image_file(
@@ -38,6 +40,7 @@ def image_file(
     size: int | None = None,
     cell: float | None = None,
     super_resolution: float | None = None,
+    like: str | os.PathLike[str] | None = None,
     weighting: Weighting = NATURAL,
     prior: str = "radio",
     sigma: float | None = None,
@@ -61,6 +64,7 @@ def image_file(
     :param float cell: pixel size [arcsec]; default the file's, else the one of ``super_resolution=1``.
     :param float super_resolution: pixels finer by this factor, 1 to 2.5, than those that put the longest baseline on
         the Nyquist frequency.
+    :param like: FITS image of the same phase centre whose size and cell are taken.
     :param Weighting weighting: default natural, with which what is solved is the likelihood.
     :param float sigma: noise per real component of the data, naturally whitened; default from the weights, else
         estimated.
@@ -86,8 +90,8 @@ def image_file(
 
     with _stage(seconds, "look"):
         source = open_visibilities(observation, **selection or {})
-        shape = (size, size) if size else source.truth.shape if source.truth is not None else (SIZE, SIZE)
-        view = View(source, shape, cell=_cell(source, cell, super_resolution), weighting=weighting)
+        shape, cell = _grid(source, size, cell, super_resolution, like)
+        view = View(source, shape, cell=cell, weighting=weighting)
         truth = _truth(source, shape, view.cell)
     with _stage(seconds, "grid"):
         gridded = grid(view, wide_field=wide_field)
@@ -147,6 +151,32 @@ def _check(
         raise ValueError("CLEAN has no error bars; leave out --clean, or --error-bars")
     if (clean or wide_field) and resume:
         raise ValueError("CLEAN and --wide-field keep no run to resume; leave out --resume, or those")
+
+
+def _grid(
+    source: Visibilities,
+    size: int | None,
+    cell: float | None,
+    super_resolution: float | None,
+    like: str | os.PathLike[str] | None,
+) -> tuple[tuple[int, int], float]:
+    """(H, W), and the pixel size [arcsec]."""
+    if like is None:
+        shape = (size, size) if size else source.truth.shape if source.truth is not None else (SIZE, SIZE)
+        return shape, _cell(source, cell, super_resolution)
+    if cell is not None or super_resolution is not None:
+        raise ValueError("--like tells the cell; leave out --cell and --super-resolution")
+    grid = read_grid(like)
+    if size is not None and grid.shape != (size, size):
+        raise ValueError(f"{like} has {grid.shape} pixels, --size is {size}; leave one of them out")
+    (ra, dec), (ra0, dec0) = grid.centre, source.phase_centre
+    across = math.remainder(ra - ra0, 360) * math.cos(math.radians(dec0))
+    if math.hypot(across, dec - dec0) * 3600 > OFF_CENTRE * grid.cell:
+        raise ValueError(
+            f"{like} is centred on RA, Dec = {ra:.6f}, {dec:.6f} deg, the phase centre is {ra0:.6f}, {dec0:.6f}; "
+            "images are made about the phase centre"
+        )
+    return grid.shape, grid.cell
 
 
 def _cell(source: Visibilities, cell: float | None, super_resolution: float | None) -> float:

@@ -11,7 +11,7 @@ from pnp_lofi.antennas import Antennas, find_array, meerkat
 from pnp_lofi.files import check_writable
 from pnp_lofi.observation import Observation, write_observation
 from pnp_lofi.operators import NUFFT, array_uvw, default_cell, uv_radians
-from pnp_lofi.operators.uv import SIDEREAL_DAY, hour_angles, quantifai_uv, uv_metres
+from pnp_lofi.operators.uv import SIDEREAL_DAY, hour_angles, quantifai_uv, uv_metres, within_nyquist
 
 DECLINATION = -30.0  # [deg], near MeerKAT's zenith
 GMST = 280.46061837  # Greenwich mean sidereal time [deg] at J2000.0
@@ -73,7 +73,7 @@ def simulate(
     each = np.tile(band, len(uvw)) if channels > 1 else np.asarray(frequency, np.float64)
     uvw = uvw.repeat_interleave(channels, 0)
     image = torch.as_tensor(np.asarray(sky, np.float64))[None, None]
-    op = NUFFT(image.shape[-2:], uv_radians(uvw, each, cell))
+    op = NUFFT(image.shape[-2:], within_nyquist(uv_radians(uvw, each, cell), cell))
     vis = op.A(image)[0, 0] * image[0, 0].numel() ** 0.5 * torch.as_tensor((each / frequency) ** spectral_index)
     sigma = float(10 ** (-snr / 20) * vis.abs().square().mean().sqrt() / 2**0.5)
     if not sigma > 0:

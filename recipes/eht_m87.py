@@ -3,7 +3,22 @@
 Command:   python -m pnp_lofi.recipes.eht_m87 FILE.uvfits -o OUTDIR
 Data:      SR1_M87_2017_101_lo_hops_netcal_StokesI.uvfits (EHT data release 2019-D01-01, 11 April 2017, low band): seven
            stations, 10 s, amplitudes calibrated a priori and by network, phases by fringe fitting only.
-HEADER_LATER
+Hardware:  1 CPU core, 1 GB of memory; 1 minute.
+Expect:    1119 means, 70 of them without gains (an antenna with one baseline only). On images restored with 20 uas:
+
+           |       | diameter | bright side | closure chi^2, phases / log amplitudes | chi^2 | flux    |
+           |-------|----------|-------------|----------------------------------------|-------|---------|
+           | CLEAN | 42.5 uas | 175 deg     | 1.05 / 1.37                            | 1.07  | 0.38 Jy |
+           | TV    | 40.8 uas | 168 deg     | 0.84 / 1.68                            | 1.03  | 0.54 Jy |
+           | LoFi  | 41.8 uas | 176 deg     | 0.83 / 1.43                            | 1.01  | 0.52 Jy |
+
+           Published: 42 +- 3 uas, 150 to 200 deg. The starts named below end in one image: correlation at least 0.995,
+           41 to 42.5 uas, 175 to 176 deg. Six of them (disks of 50 and 70, Gaussians of 40 and 60, rings of 45 and 60):
+           0.986; the Gaussian of 40 is slowest, with closure phases at 1.6 and no closed ring after 100 rounds.
+           chi^2 is of the corrected visibilities; with the gains counted it is 1.29 to 1.36. The dirty image shows no
+           ring, calibrated or not. The rms of its residual is 0.18, 0.06 and 0.03 mJy/beam beside a noise of 0.16;
+           TV and LoFi are below it, as the field holds few beams and the gains fit too. No baseline
+           that is used measures the flux.
 
 Method, after the DIFMAP pipeline of EHT 2019 paper IV (ApJ 875, L4), whose loop it follows:
 1. Means of 60 s; baselines below 0.1 giga-wavelengths (ALMA-APEX, JCMT-SMA) are left out: they see 0.6 Jy of extended
@@ -13,7 +28,9 @@ Method, after the DIFMAP pipeline of EHT 2019 paper IV (ApJ 875, L4), whose loop
 3. The last calibration is imaged by all methods. The position on the sky is lost, as in all self-calibration.
 
 The first model is round by choice, not by knowledge. What may be believed is what does not depend on it: all starts are
-run, and the lowest normalised cross-correlation between the restored CLEAN images is reported.
+run, and the lowest normalised cross-correlation between the restored CLEAN images is reported. After 30 rounds it is
+0.95 and the bright side of TV and LoFi lies at 152 deg: the angle is known to some 20 deg at best. The mask is the same
+for all; a source outside it would be missed.
 """
 
 import argparse
@@ -28,6 +45,7 @@ from deepinv.models import TVDenoiser
 from torch import Tensor
 
 from pnp_lofi import ADMM, LoFiPrior
+from pnp_lofi.baseline_data import Baselines, read_baselines
 from pnp_lofi.beam import Beam, fit_beam, restore
 from pnp_lofi.clean import hogbom
 from pnp_lofi.closures import closure_misfit, misfit
@@ -35,8 +53,9 @@ from pnp_lofi.files import check_writable, write_json, written_whole
 from pnp_lofi.fits import sky_header, write_fits
 from pnp_lofi.observation import Observation
 from pnp_lofi.operators import NUFFT, uv_radians
-from pnp_lofi.radio import measurement
-from pnp_lofi.selfcal import Baselines, Round, read_baselines, self_calibrate
+from pnp_lofi.radio_measurement import measurement
+from pnp_lofi.ring import correlation, ring
+from pnp_lofi.selfcal import Round, self_calibrate
 from pnp_lofi.visibilities import open_visibilities
 
 UAS = 1e-6  # [arcsec]
@@ -104,57 +123,6 @@ def calibrate(
     return self_calibrate(data, last.model, image, rounds=rounds - few, steps=steps)[-1] if rounds > few else last
 
 
-def ring(image: Tensor, cell: float, beam: float) -> dict[str, float]:
-    """Diameter [uas] and position angle of the brighter side [deg, North through East] of a ring, as restored.
-
-    Peaks of radial profiles about the centre from which their radii differ least; a beam of width a draws them in by
-    a^2 / (8 ln 2 r), which is undone. The angle is that of the first harmonic, within 10 uas of the ring.
-    Without a closed ring there is nothing.
-
-    :param torch.Tensor image: (H, W); float cell, beam: [arcsec].
-    Source: EHT 2019, paper IV, section 9.
-    """
-    pixels, angles, radii = image.double().numpy(), np.radians(np.arange(0, 360, 5)), np.arange(8, 40, 0.5)
-
-    def profiles(north: float, east: float) -> np.ndarray:
-        reach = radii * UAS / cell
-        rows = np.clip(pixels.shape[0] // 2 + north + np.cos(angles)[:, None] * reach, 0, pixels.shape[0] - 2)
-        columns = np.clip(pixels.shape[1] // 2 - east - np.sin(angles)[:, None] * reach, 0, pixels.shape[1] - 2)
-        r, c = rows.astype(int), columns.astype(int)
-        y, x = rows - r, columns - c
-        upper, lower = (pixels[k, c] * (1 - x) + pixels[k, c + 1] * x for k in (r + 1, r))
-        return upper * y + lower * (1 - y)
-
-    def uneven(place: tuple[float, float]) -> float:
-        peaks = profiles(*place).argmax(1)
-        inner = (peaks > 0) & (peaks < len(radii) - 1)
-        return float(radii[peaks].std() / radii[peaks].mean()) if inner.all() else np.inf
-
-    weight = np.maximum(pixels, 0) ** 2  # the ring, not the faint field
-    middle = ((weight.sum(1) * np.arange(len(weight))).sum() / weight.sum() - pixels.shape[0] // 2,
-              pixels.shape[1] // 2 - (weight.sum(0) * np.arange(weight.shape[1])).sum() / weight.sum())  # fmt: skip
-    steps = np.arange(-7, 7.5, 0.5) * 2 * UAS / cell
-    places = [(middle[0] + n, middle[1] + e) for n, e in itertools.product(steps, steps)]
-    best = min(places, key=uneven)
-    if np.isinf(uneven(best)):  # seen from everywhere it has a gap
-        return {}
-    found = radii[profiles(*best).argmax(1)]
-    seen = 2 * float(found.mean())
-    near = np.abs(radii - seen / 2) <= 10
-    first = (profiles(*best)[:, near].sum(1) * np.exp(1j * angles)).sum()
-    return {
-        "diameter_uas": float(seen + (seen**2 + (beam / UAS) ** 2 / np.log(2)) ** 0.5) / 2,
-        "diameter_spread_uas": 2 * float(found.std()),
-        "bright_side_deg": float(np.degrees(np.angle(first)) % 360),
-    }
-
-
-def correlation(one: Tensor, two: Tensor) -> float:
-    """Largest normalised cross-correlation of two images (H, W) over all shifts."""
-    a, b = (torch.fft.fft2(image.double() - image.double().mean()) for image in (one, two))
-    return float(torch.fft.ifft2(a * b.conj()).real.max() * one.numel() / (a.norm() * b.norm()))
-
-
 def stations(path: Path) -> dict[str, int]:
     """Numbers of the stations by their names in the file."""
     from astropy.io import fits
@@ -177,6 +145,7 @@ def image_m87(
     mask: float = 60.0,
     beam: float = 20e-6,
     starts: tuple[str, ...] = STARTS,
+    iterations: int = 100,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Everything; writes OUT/eht_m87_*.fits, OUT/eht_m87.png and OUT/eht_m87.json, and gives what is in the last.
@@ -184,6 +153,7 @@ def image_m87(
     :param str prior: of LoFi-ADMM; float cell: [arcsec]; int size: [pixel]; float seconds: averages and phases [s].
     :param int rounds: of self-calibration; float flux: of the first model [Jy]; float mask: diameter [uas].
     :param float beam: circular, to restore with [arcsec]; tuple starts: first models, the first one's is imaged.
+    :param int iterations: of ADMM, at most.
     """
     for name in ("eht_m87.json", "eht_m87.png"):
         check_writable(out / name, overwrite=overwrite)
@@ -214,7 +184,7 @@ def image_m87(
         pictures["dirty_" + title.replace("-", "_").replace(" ", "_")] = op.dirty(y)[0, 0]
         panels.append((f"dirty, {title} [Jy/beam]", op.dirty(y)[0, 0]))
     report["fitted_beam"] = _fitted(op, cell)
-    options: dict[str, Any] = {"nonneg": True, "max_iter": 100, "progress": False}
+    options: dict[str, Any] = {"nonneg": True, "max_iter": iterations, "progress": False}
     found = {"clean": models[0], "tv": ADMM(op, TVDenoiser(n_it_max=50), **options).solve(y).x[0, 0],
              "lofi": ADMM(op, network, **options).solve(y).x[0, 0]}  # fmt: skip
     second = [(f"CLEAN from {kind}", look) for kind, look in zip(starts, looks, strict=True)][:3]
@@ -222,7 +192,7 @@ def image_m87(
         x = x.double()
         residual = op.dirty(y - op.A(x.to(y.real.dtype)[None, None]))[0, 0]
         look = restore(x, None, circle, cell)
-        report[name] = _told(data, Round(final, sky.visibilities(x), ()), x, look, cell, beam, seconds) | {
+        report[name] = _told(data, Round(final, sky.visibilities(x), ends[0].gains), x, look, cell, beam, seconds) | {
             "residual_rms_jy_per_beam": float(residual.square().mean().sqrt()),
             "noise_jy_per_beam": op.dirty_noise(),
         }
@@ -258,14 +228,19 @@ def _told(
 ) -> dict[str, float]:
     """Figures of an image: misfits of the corrected data and of the closures of those as read, flux, ring."""
     phase, amplitude = closure_misfit(data, end.model, seconds=seconds)
-    return {"reduced_chi2": misfit(end.data, end.model), "closure_phases_chi2": phase,
-            "log_closure_amplitudes_chi2": amplitude, "flux_jy": float(model.sum())} | ring(look, cell, beam)  # fmt: skip
+    chi2, values = misfit(end.data, end.model), 2 * int((end.data.weight > 0).sum())
+    free = sum(int(np.maximum(step.solved.sum(1) - 1, 0).sum()) for step in end.gains)  # phases; as many amplitudes
+    told = {"reduced_chi2": chi2, "reduced_chi2_less_gains": chi2 * values / (values - free),
+            "closure_phases_chi2": phase, "log_closure_amplitudes_chi2": amplitude,
+            "flux_jy": float(model.sum())}  # fmt: skip
+    return told | ring(look, cell, beam)
 
 
 def draw(path: Path, rows: list[list[tuple[str, Tensor]]], field: float, *, overwrite: bool = False) -> None:
     """Rows of pictures, North up, East left, axes in uas."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     columns = max(len(row) for row in rows)
     figure = Figure(figsize=(3.3 * columns, 3.6 * len(rows)), layout="constrained")
@@ -277,10 +252,13 @@ def draw(path: Path, rows: list[list[tuple[str, Tensor]]], field: float, *, over
         for axis, (title, image) in zip(line, row, strict=False):
             axis.set_axis_on()
             half, low = field / 2, min(0.0, float(image.min()))
-            shown = axis.imshow(image, cmap="inferno", origin="lower", extent=(half, -half, -half, half), vmin=low)
+            shown = axis.imshow(
+                image.numpy(), cmap="inferno", origin="lower", extent=(half, -half, -half, half), vmin=low
+            )
             axis.set_title(title, fontsize=9)
             axis.tick_params(labelsize=7)
-            figure.colorbar(shown, ax=axis, orientation="horizontal", fraction=0.05).ax.tick_params(labelsize=7)
+            bar = figure.colorbar(shown, ax=axis, orientation="horizontal", fraction=0.05, ticks=MaxNLocator(4))
+            bar.ax.tick_params(labelsize=7)
     axes[-1][0].set_xlabel("to the East [uas]", fontsize=8)
     axes[-1][0].set_ylabel("to the North [uas]", fontsize=8)
     with written_whole(path, overwrite=overwrite) as part:
@@ -298,6 +276,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of averages and of phase solutions")
     parser.add_argument("--rounds", type=int, default=100, help="of self-calibration")
     parser.add_argument("--starts", nargs="+", default=STARTS, help="first models; the first one is imaged")
+    parser.add_argument("--iterations", type=int, default=100, help="of ADMM, at most")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     given = vars(parser.parse_args())
     given["output"].mkdir(parents=True, exist_ok=True)

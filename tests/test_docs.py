@@ -27,6 +27,7 @@ PAGES = [
     "docs/operators.md",
     "docs/radio.md",
     "docs/scaling.md",
+    "docs/selfcal.md",
     "docs/solvers.md",
     "docs/uncertainty.md",
     "docs/visibilities.md",

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from pnp_lofi.__main__ import app
 from pnp_lofi.field_of_view import check_field, half_power_width, of_telescope
+from pnp_lofi.fits import read_grid, sky_header, write_fits
 from pnp_lofi.observation import Observation, write_observation
 from pnp_lofi.operators import NUFFT, default_cell, imaging_weights, noise_increase, taper, uv_radians
 from pnp_lofi.options import angle, two
@@ -33,8 +34,8 @@ def observation(m: int = 500, *, absolute: bool = True, seed: int = 0, **changes
     sigma = rng.uniform(0.5, 2, m)
     uvw = rng.normal(size=(m, 3)) * [300, 300, 50]
     vis = sigma * (rng.normal(size=m) + 1j * rng.normal(size=m))
-    columns = {"uvw": uvw, "frequency": np.asarray(FREQUENCY), "vis": vis, "weight": sigma**-2} | changes
-    return Observation(**columns, flag=np.zeros(m, bool), cell=CELL, absolute_weights=absolute)
+    columns = {"uvw": uvw, "frequency": np.asarray(FREQUENCY), "vis": vis, "weight": sigma**-2}
+    return Observation(**columns, flag=np.zeros(m, bool), cell=CELL, absolute_weights=absolute, **changes)
 
 
 def opened(path, obs: Observation):
@@ -291,3 +292,44 @@ def test_angles():
     for text in ("4", "4,5,6", "a,b", ""):
         with pytest.raises(ValueError, match="--channels: expected two numbers"):
             two(text, "--channels", int)
+
+
+# ---- the grid of another image ---------------------------------------------------------------------------
+
+
+def test_grid_of_another_image(tmp_path):
+    write_observation(tmp_path / "obs.h5", observation(phase_centre=(83.0, -30.0)))
+    header = sky_header((20, 28), 12.0, (83.0, -30.0), "Jy/beam", frequency=1e9)
+    write_fits(tmp_path / "like.fits", np.zeros((20, 28)), header)
+    line = f"solve radio {tmp_path}/obs.h5 --like {tmp_path}/like.fits --clean -o {tmp_path}/a.fits"
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == 0, (result.output, result.exception)
+    found = fits.getheader(tmp_path / "a.fits")
+    for card in ("NAXIS1", "NAXIS2", "CDELT1", "CDELT2", "CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2", "CTYPE1"):
+        assert found[card] == fits.getheader(tmp_path / "like.fits")[card]
+    assert read_grid(tmp_path / "a.fits").shape == (20, 28)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"size": 64}, r"has \(20, 28\) pixels, --size is 64"),
+        ({}, {"cell": 3.0}, "--like tells the cell"),
+        ({"CRVAL1": 84.0}, {}, "images are made about the phase centre"),
+        ({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"}, {}, "expected an image with axes RA---SIN and DEC--SIN"),
+        ({"CDELT1": 12.0 / 3600}, {}, "North up and East left"),
+        ({"CDELT1": -13.0 / 3600}, {}, "expected square pixels"),
+        ({"CRPIX1": 14.5}, {}, r"expected the reference pixel \(15.0, 11.0\)"),
+    ],
+)
+def test_another_image_that_does_not_fit(tmp_path, change, options, message):
+    write_observation(tmp_path / "obs.h5", observation(phase_centre=(83.0, -30.0)))
+    header = sky_header((20, 28), 12.0, (83.0, -30.0), "Jy/beam") | change
+    write_fits(tmp_path / "like.fits", np.zeros((20, 28)), header)
+    with pytest.raises(ValueError, match=message):
+        image_file(tmp_path / "obs.h5", tmp_path / "a.fits", clean=True, like=tmp_path / "like.fits", **options)
+    (tmp_path / "text.fits").write_text("no FITS")
+    with pytest.raises(ValueError, match="is no FITS image"):
+        read_grid(tmp_path / "text.fits")
+    with pytest.raises(FileNotFoundError, match=r"none.fits does not exist"):
+        read_grid(tmp_path / "none.fits")

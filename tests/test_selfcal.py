@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
+from pnp_lofi.baseline_data import Baselines, intervals, read_baselines
 from pnp_lofi.closures import closure_misfit, misfit
-from pnp_lofi.selfcal import Baselines, gains, intervals, read_baselines, self_calibrate
+from pnp_lofi.selfcal import gains, self_calibrate
 
 ANTENNAS = (3, 4, 7, 9, 12, 20)
 SCAN = 600.0  # between the beginnings of scans [s]
@@ -149,7 +150,7 @@ def test_few_antennas_are_told():
 def test_self_calibration_finds_the_sky():
     """A point as a first model; the image is a point at the middle and one at a known place, their fluxes free."""
     data, model = array(4, 2)
-    seen, _ = corrupted(data, model, 0.1)
+    seen, _ = corrupted(replace(data, weight=1e6 * data.weight), model, 0.1)
     terms = np.stack([np.ones(len(model)), (model - 1) / 0.5], axis=1)
 
     def image(d):
@@ -163,8 +164,8 @@ def test_self_calibration_finds_the_sky():
     steps = [{"seconds": None}, {"spread": 0.3}]
     done = self_calibrate(seen, np.ones(len(model)), image, rounds=60, steps=steps)
     assert len(done) == 60 and len(done[0].gains) == 2
-    ratio = done[-1].model / model
-    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)  # the flux scale is that of the mean gain
+    away = [float(np.abs(d.model / model / (d.model / model).mean() - 1).max()) for d in done]
+    assert away[0] > 0.1 and away[-1] < 0.002  # the flux scale is that of the mean gain
 
 
 def test_intervals_and_averages():
