@@ -23,7 +23,7 @@ from benchmarks import (
 from benchmarks.common import RESULTS, ROOT, machine_line
 from benchmarks.sheet import Sheet, number, times
 
-PAGES = ("benchmarks", "denoise", "ldct", "massmap", "radio", "scaling", "solvers", "uncertainty")
+PAGES = ("benchmarks", "denoise", "ldct", "massmap", "radio_results", "scaling", "solvers", "uncertainty")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES))
 BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -95,7 +95,7 @@ def solve_case(name: str, method: str) -> tuple[Tensor, dict[str, Any]]:
     prior, options = priors(case)[method]
     start = time.perf_counter()
     noise = None if case.sky else 0.0  # the operator names the visibilities' noise; the pixels are exact
-    x = ADMM(case.op, prior, sigma_n=noise, nonneg=case.sky, progress=True, **options)(case.y)
+    x = ADMM(case.op, prior, sigma_n=noise, nonneg=case.sky, **options)(case.y)
     seconds = time.perf_counter() - start
     similarity = float(SSIM()(x / case.truth.max(), case.truth / case.truth.max()))
     row = {"problem": name, "method": method, "psnr": psnr(x, case.truth), "ssim": similarity, "seconds": seconds,

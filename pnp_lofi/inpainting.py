@@ -55,7 +55,7 @@ def inpaint_file(
     if sigma is not None and mask is None:
         noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
         y = op.A(y + sigma * noise)
-    solver = ADMM(op, network, sigma_n=sigma or 0.0, max_iter=iterations, progress=True)
+    solver = ADMM(op, network, sigma_n=sigma or 0.0, max_iter=iterations)
     solution = solve_resumably(solver, y, run)
     save_image(out, solution.x, overwrite=overwrite)
     report = {"image": str(image), "shape": list(x.shape), "kept": float(kept.float().mean()), "prior": prior,

@@ -72,5 +72,6 @@ def finish(out: Path, report: dict[str, Any], overwrite: bool) -> None:
     write_json(out.with_suffix(".json"), about | report, overwrite=overwrite)
     table = Table(show_header=False)
     for key, value in report.items():
-        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
+        if value not in (None, {}):
+            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
     console.print(table)

@@ -22,7 +22,7 @@ from pnp_lofi.solution import Solution
 from pnp_lofi.uncertainty import Uncertainty
 
 STRETCH = 300.0  # of asinh in pictures of the sky, over the peak
-ITERATIONS, CLEAN_ITERATIONS = 50, 50_000  # at most, where nothing says otherwise
+ITERATIONS, CLEAN_ITERATIONS = 200, 50_000  # at most, where nothing says otherwise
 CLEAN = "Hogbom CLEAN, a baseline"
 
 
@@ -101,7 +101,7 @@ def error_bars_of(
 ) -> Uncertainty:
     """Error bars of a reconstruction, at its noise level, with a progress bar; std is in its units [Jy/pixel]."""
     sigma_n = solution.metrics["sigma_n"]
-    sampler = Posterior(op, prior, sigma_n=sigma_n, samples=samples, nonneg=True, progress=True)
+    sampler = Posterior(op, prior, sigma_n=sigma_n, samples=samples, nonneg=True)
     return sampler.sample(y, x0=solution.x)
 
 

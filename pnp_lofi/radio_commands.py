@@ -109,7 +109,7 @@ def solve_radio(
             help="Noise of the whitened data; default: from the weights, else estimated.", rich_help_panel=WEIGHTS
         ),
     ] = None,
-    iterations: Annotated[int | None, typer.Option(help="Iterations at most; default: 50, of CLEAN 50000.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Iterations at most; default: 200, of CLEAN 50000.")] = None,
     precision: Precision = "float32",
     beam: Annotated[
         str | None,

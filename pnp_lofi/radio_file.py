@@ -68,7 +68,7 @@ def image_file(
     :param Weighting weighting: default natural, with which what is solved is the likelihood.
     :param float sigma: noise per real component of the data, naturally whitened; default from the weights, else
         estimated.
-    :param int iterations: at most; default 50, of CLEAN 50,000; in each of the major cycles of ``wide_field``.
+    :param int iterations: at most; default 200, of CLEAN 50,000; in each of the major cycles of ``wide_field``.
     :param int error_bars: draws from the posterior, at least 8, for OUT_std.fits; None: no error bars.
     :param Beam beam: to restore with; default: fitted to the dirty beam.
     :param primary_beam: "meerkat", "vla", a file, or a width [deg]: writes OUT_pb.fits and the restored image divided
@@ -105,7 +105,7 @@ def image_file(
         level = None if sigma is None else sigma * g.level
         if network is None:
             return clean_image(g.op, g.y, sigma_n=level, spread=g.spread, max_iter=most, truth=truth)
-        told = {"sigma_n": level, "max_iter": most, "progress": True}
+        told = {"sigma_n": level, "max_iter": most}
         return image(g.op, g.y, network, truth=truth, run=run, spread=g.spread, **told)
 
     with _stage(seconds, "solve"):

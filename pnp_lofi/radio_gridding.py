@@ -14,10 +14,12 @@ from torch import Tensor
 from pnp_lofi.operators import NormalEquations, StreamedNUFFT
 from pnp_lofi.operators.uv import C
 from pnp_lofi.radio_chunks import Piece, View
+from pnp_lofi.visibilities import ROWS
 
 CYCLES = 6  # major cycles at most
 SETTLED = 0.1  # of the noise: the change of the dirty image's rms below which major cycles end
 W_EPS = 1e-7  # relative accuracy of the w-gridder
+W_ROWS = 2**21  # visibilities that it takes at a time: each call costs FFTs whatever it holds
 T = TypeVar("T")
 
 
@@ -50,7 +52,7 @@ def grid(view: View, *, wide_field: bool = False) -> Gridded:
     wide = torch.zeros(view.shape, dtype=torch.float64)
 
     def chunks():  # type: ignore[no-untyped-def]
-        for piece in view.pieces():
+        for piece in view.pieces(W_ROWS if wide_field else ROWS):
             ratio = torch.where(piece.natural > 0, piece.weight / piece.natural, 0)
             terms = (torch.ones_like(ratio), ratio * 0 + piece.frequency, piece.weight, ratio, piece.weight * ratio)
             sums[:] += [float(term.sum()) for term in terms]
@@ -111,7 +113,7 @@ def major_cycles(
 def _after(view: View, gridded: Gridded, x: Tensor) -> Gridded:
     """The data of the cycle after the one that found x."""
     residual, power = torch.zeros(view.shape, dtype=torch.float64), 0.0
-    for piece in view.pieces():
+    for piece in view.pieces(W_ROWS):
         left = piece.vis - w_forward(piece, x[0, 0], view)
         residual += w_adjoint(piece, left, view)
         power += float((piece.weight * left.abs().square()).sum())

@@ -26,6 +26,7 @@ PAGES = [
     "docs/obs_h5.md",
     "docs/operators.md",
     "docs/radio.md",
+    "docs/radio_results.md",
     "docs/scaling.md",
     "docs/selfcal.md",
     "docs/solvers.md",
