@@ -60,7 +60,7 @@ def radio_large(found: dict[str, Any]) -> list[Sheet]:
         seconds = [row[f"seconds_{stage}"] for stage in STAGES]
         name = row["method"] + (f", {row['iterations']} iterations" if row["method"] == "LoFi-ADMM" else "")
         rows.append((name, *(number(s, 1) for s in seconds), number(sum(seconds), 1), number(row["peak_memory_mb"], 0)))
-    reference = found["reference"]
+    reference = found["in_memory"]
     rows.append((
         f"dirty image, all in memory (ducc0, 1e-5; differs by {reference['difference']:.0e})", "-",
         number(reference["seconds"], 1), "-", "-", "-", number(reference["seconds"], 1),

@@ -87,7 +87,7 @@ def main() -> None:
             print(method, {k: round(v, 2) for k, v in rows[-1].items() if k != "method"}, flush=True)
         reference, peak = peak_memory_of(in_memory, folder)
     payload: dict[str, Any] = {"visibilities": count, "disk_mb": megabytes, "size": SIZE, "rows": rows}
-    report("radio_large", payload | {"reference": reference | {"peak_memory_mb": peak}}, args.results)
+    report("radio_large", payload | {"in_memory": reference | {"peak_memory_mb": peak}}, args.results)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ PAGES = [
     "docs/obs_h5.md",
     "docs/operators.md",
     "docs/radio.md",
-    "docs/radio_results.md",
     "docs/scaling.md",
     "docs/selfcal.md",
     "docs/solvers.md",
@@ -34,7 +33,9 @@ PAGES = [
     "docs/visibilities.md",
     "README.md",
 ]
-DOCUMENTS = sorted({*PAGES, "docs/conventions.md", "docs/denoise.md", "CONTRIBUTING.md", "CHANGELOG.md"})
+DOCUMENTS = sorted(
+    {*PAGES, "docs/conventions.md", "docs/denoise.md", "docs/radio_results.md", "CONTRIBUTING.md", "CHANGELOG.md"}
+)
 BLOCK = re.compile(r"(?P<skip><!-- not run -->\s*)?^```python\n(?P<code>.*?)^```$", re.M | re.S)
 
 
