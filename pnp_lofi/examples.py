@@ -14,7 +14,8 @@ Batch = Callable[[torch.Generator], Tensor]  # draws (objects, C, size, size) cl
 class Example(NamedTuple):
     """One batch.
 
-    :param torch.Tensor q: (B, C, H, W) what the network sees; x: (B, C_out, H, W) what it should answer.
+    :param torch.Tensor q: (B, C, H, W) what the network sees; x: (B, C_out, H, W) what it should answer. For networks
+        that answer at any place x may have another size than q, over the same square.
     :param torch.Tensor sigma: (B,) noise level [units of q], for networks that are told it; else None.
     """
 

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from pnp_lofi.checkpoint import read_tensors, write_tensors
 from pnp_lofi.examples import Example, Source
+from pnp_lofi.funknn import FunkNN
+from pnp_lofi.liif import LIIF
 from pnp_lofi.lofi import LoFi
+from pnp_lofi.sampling import coordinates
 from pnp_lofi.shared import SharedLoFi
 
 if TYPE_CHECKING:
@@ -212,9 +215,26 @@ def answer_error(model: nn.Module, example: Example, index: Tensor, low: torch.d
     """The network's answer minus what it should be, where the loss looks: (B, ...).
 
     A SharedLoFi is asked for all pixels that are ``reach`` from the border, a LoFi for those of ``index``, (B, P), any
-    other network for all.
+    other network for all. Where q has another size than x, a FunkNN, LIIF or LoFi is asked at the places of x's pixels.
+
+    :raises ValueError: if sizes differ and the network has one grid.
     """
     q, x, sigma = example
+    if isinstance(model, FunkNN | LIIF) or (isinstance(model, LoFi) and q.shape[-2:] != x.shape[-2:]):
+        height, width = x.shape[-2:]
+        target = x.flatten(2).gather(2, index[:, None].expand(-1, x.shape[1], -1)).transpose(1, 2)
+        places = coordinates(torch.stack([index // width, index % width], -1).double(), (height, width))
+        told: dict[str, Any] = {"compute_dtype": low}
+        if isinstance(model, LoFi):
+            told["sigma"] = sigma if model.equivariant else None
+        elif model.footprint:
+            told["footprint"] = (q.shape[-2] / height, q.shape[-1] / width)
+        return model.at(q, places, **told) - target
+    if q.shape[-2:] != x.shape[-2:]:
+        raise ValueError(
+            f"{type(model).__name__} answers on the grid that it sees, {tuple(q.shape[-2:])}, not on "
+            f"{tuple(x.shape[-2:])}; bring q to that size first"
+        )
     if isinstance(model, SharedLoFi):
         if sigma is None:
             raise ValueError("a SharedLoFi works in units of the noise: its examples need a sigma")

@@ -18,6 +18,7 @@ from pnp_lofi.visibilities import ROWS
 
 CYCLES = 6  # major cycles at most
 SETTLED = 0.1  # of the noise: the change of the dirty image's rms below which major cycles end
+EPS = 1e-9  # relative accuracy of the transforms: the solver works in float32
 W_EPS = 1e-7  # relative accuracy of the w-gridder
 W_ROWS = 2**21  # visibilities that it takes at a time: each call costs FFTs whatever it holds
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def grid(view: View, *, wide_field: bool = False) -> Gridded:
                 wide.add_(w_adjoint(piece, piece.vis, view))
             yield piece.uv, piece.vis, piece.weight
 
-    equations = NormalEquations.from_chunks(view.shape, chunks())
+    equations = NormalEquations.from_chunks(view.shape, chunks(), eps=EPS)
     count, frequency, v, ratio, square = sums
     level = math.sqrt(ratio / count)
     op, y = equations.measurement(sigma=level if view.source.absolute_weights else None)
