@@ -86,6 +86,8 @@ def read_baselines(source: Visibilities) -> Baselines:
     :param Visibilities source: of :func:`pnp_lofi.visibilities.open_visibilities`, absolute_weights for noise levels.
     :raises ValueError: if the format does not tell times and antennas, or nothing is left.
     """
+    if source.time_average or source.channel_average > 1:
+        raise ValueError("calibrate what is not averaged: open without averages, and use Baselines.averaged after")
     parts: list[tuple[np.ndarray, ...]] = []
     for block in source._blocks(ROWS, (0, 1), True):
         if block.time is None or block.baseline is None:

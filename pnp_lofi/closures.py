@@ -25,6 +25,8 @@ def closure_misfit(data: Baselines, model: np.ndarray, *, seconds: float | None 
     Source: Blackburn et al. 2020, ApJ 894, 31 (closures and gains that are fitted are the same statistic).
     """
     strong = np.abs(data.vis) * np.sqrt(data.weight) >= FAINT
+    if not strong.any():
+        raise ValueError(f"no visibility is {FAINT:g} times its noise; average longer")
     kept, model = data.rows(strong), model[strong]
     ratio = kept.vis / model
     snr2 = kept.weight * np.abs(kept.vis) ** 2

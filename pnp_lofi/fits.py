@@ -83,20 +83,6 @@ def _ascii(text: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in text)
 
 
-def read_place(path: str | os.PathLike[str]) -> tuple[float | None, float | None, float | None]:
-    """RA and Dec of the reference pixel [deg] and the pixel size [arcsec] that a FITS header names, else None.
-
-    Only celestial axes count (CTYPE1 "RA...", CTYPE2 "DEC..."); a header without them names nothing.
-    """
-    from astropy.io import fits
-
-    header = fits.getheader(path)
-    celestial = str(header.get("CTYPE1", "")).startswith("RA") and str(header.get("CTYPE2", "")).startswith("DEC")
-    if not celestial or not header.get("CDELT2"):
-        return None, None, None
-    return float(header["CRVAL1"]), float(header["CRVAL2"]), abs(float(header["CDELT2"])) * 3600
-
-
 @dataclass(frozen=True)
 class Grid:
     """Where an image's pixels lie.
@@ -137,3 +123,19 @@ def read_grid(path: str | os.PathLike[str]) -> Grid:
     if not np.allclose(wcs.wcs.crpix, middle):
         raise ValueError(f"{path}: expected the reference pixel {middle} (N//2 + 1), got {tuple(wcs.wcs.crpix)}")
     return Grid(shape, float(scales[1]) * 3600, (float(wcs.wcs.crval[0]), float(wcs.wcs.crval[1])))
+
+
+def read_sky_grid(path: str | os.PathLike[str]) -> Grid | None:
+    """The grid of a sky [Jy/pixel]; None where its header names no axes of the sky (CTYPE1 "RA...").
+
+    :raises ValueError: for another unit; and as :func:`read_grid`.
+    """
+    from astropy.io import fits
+
+    header = fits.getheader(path)
+    unit = str(header.get("BUNIT", "")).strip()
+    if unit.lower() not in ("", "jy/pixel", "jy/pix", "jy"):
+        raise ValueError(
+            f"{path} is in {unit}, expected Jy/pixel; divide by the beam's area in pixels, and change BUNIT"
+        )
+    return read_grid(path) if str(header.get("CTYPE1", "")).startswith("RA") else None

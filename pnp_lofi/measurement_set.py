@@ -137,9 +137,10 @@ class MeasurementSet(Visibilities):
         for name in order:
             if name in rows.colnames() and rows.iscelldefined(name, 0):
                 return name
+        option = "column= (--column)" if what == "data" else "weights= (--weight-column)"
         raise ValueError(
             f"{self.path} has no {what}: expected a column {' or '.join(order)} that is not empty, it has "
-            f"{', '.join(sorted(rows.colnames()))}; choose with {'column' if what == 'data' else 'weights'}="
+            f"{', '.join(sorted(rows.colnames()))}; choose with {option}"
         )
 
     def _blocks(self, rows: int, part: tuple[int, int], data: bool) -> Iterator[Block]:
@@ -187,7 +188,7 @@ def _field(path: Path, main: Any, field: int | str | None) -> tuple[int, str]:
     chosen = [k for k, name in there.items() if field in (k, name) or (field is None and len(there) == 1)]
     if len(chosen) != 1:
         listed = ", ".join(f"{k} {name}" for k, name in there.items())
-        raise ValueError(f"{path} holds the fields {listed}; choose one, field=; got {field!r}")
+        raise ValueError(f"{path} holds the fields {listed}; choose one, field= (--field); got {field!r}")
     return chosen[0], there[chosen[0]]
 
 
@@ -215,6 +216,7 @@ def write_measurement_set(
     diameter: float = 25.0,
     integration: float = 1.0,
     channels: int = 1,
+    seed: int | list[int] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write an observation as a MeasurementSet, whole or not at all.
@@ -228,6 +230,8 @@ def write_measurement_set(
     :param names: A of them, of the antennas; default A0, A1 ...; float diameter: of a dish [m].
     :param float integration: [s].
     :param int channels: visibilities that follow one another, of the same frequencies each time, and make one row.
+    :param seed: of what XX and YY differ by, noise of the observation's level, so that each has noise of its own as its
+        weight says and their mean is I; default: they are equal.
     :param bool overwrite: replace a MeasurementSet; nothing else is ever replaced.
     :raises FileExistsError: if the path exists and overwrite is not asked for, or is no MeasurementSet.
     :raises ValueError: for lengths that differ, no w, too many frequencies, channels that are not the same in all rows.
@@ -252,7 +256,7 @@ def write_measurement_set(
     part = path.with_name(path.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _write_main(part, obs, ids | {"DATA_DESC_ID": window}, integration)
+        _write_main(part, obs, ids | {"DATA_DESC_ID": window}, integration, seed)
         _write_subtables(part, obs, windows, time)
         _write_antennas(part, np.asarray(positions, np.float64), names, diameter, float(time.mean()))
         old = path.with_name(path.name + ".old")
@@ -295,8 +299,10 @@ def _windows(frequency: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarr
     return windows[:, None], window
 
 
-def _write_main(path: Path, obs: Observation, ids: dict[str, np.ndarray], integration: float) -> None:
-    tables = casacore_tables()
+def _write_main(
+    path: Path, obs: Observation, ids: dict[str, np.ndarray], integration: float, seed: int | list[int] | None
+) -> None:
+    tables, rng = casacore_tables(), None if seed is None else np.random.default_rng(seed)
     rows = len(ids["TIME"])
     channels = len(obs.vis) // rows
     described = [tables.makearrcoldesc("DATA", 0j, ndim=2, shape=[channels, 2], valuetype="complex",
@@ -323,7 +329,12 @@ def _write_main(path: Path, obs: Observation, ids: dict[str, np.ndarray], integr
                 return np.repeat(value[k][..., None], 2, axis=-1)
 
             put("UVW", np.where(np.isfinite(uvw[k]), uvw[k], 0))
-            put("DATA", both(vis))
+            data = both(vis)
+            if rng is not None:  # of I the variance is 1 / (2 weight), as of half the difference
+                level = np.where(flag[k], 0, 1 / np.sqrt(2 * np.where(flag[k], 1, weight[k])))
+                half = level * (rng.normal(size=level.shape) + 1j * rng.normal(size=level.shape))
+                data = data + np.stack([half, -half], axis=-1)
+            put("DATA", data.astype(np.complex64))
             put("FLAG", both(flag))
             put("FLAG_ROW", np.asarray(flag[k].all(1)))
             put("WEIGHT", both(mean).astype(np.float32))
@@ -349,8 +360,8 @@ def _write_subtables(path: Path, obs: Observation, windows: np.ndarray, time: np
     centre = np.radians(obs.phase_centre)[None]
     telescope = obs.telescope or "UNKNOWN"
     _fill(path, "FIELD", [
-        {"NAME": obs.description[:60] or "sky", "CODE": "", "TIME": span[0], "NUM_POLY": 0, "SOURCE_ID": -1,
-         "DELAY_DIR": centre, "PHASE_DIR": centre, "REFERENCE_DIR": centre}
+        {"NAME": obs.description.split(",")[0][:60] or "sky", "CODE": "", "TIME": span[0], "NUM_POLY": 0,
+         "SOURCE_ID": -1, "DELAY_DIR": centre, "PHASE_DIR": centre, "REFERENCE_DIR": centre}
     ])  # fmt: skip
     _fill(path, "OBSERVATION", [
         {"TELESCOPE_NAME": telescope, "TIME_RANGE": span, "OBSERVER": "", "PROJECT": "", "RELEASE_DATE": 0.0,

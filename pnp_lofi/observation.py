@@ -69,8 +69,10 @@ class Observation:
             raise TypeError(f"vis must be complex, got {self.vis.dtype}")
         if not 0 < self.cell < np.inf:
             raise ValueError(f"cell must be finite and > 0 arcsec, got {self.cell}")
-        if len(self.phase_centre) != 2 or not np.all(np.isfinite(self.phase_centre)):
-            raise ValueError(f"phase_centre must be two finite numbers, RA and Dec [deg], got {self.phase_centre}")
+        if len(self.phase_centre) != 2 or not np.all(np.isfinite(self.phase_centre)) or abs(self.phase_centre[1]) > 90:
+            raise ValueError(
+                f"phase_centre must be finite RA and Dec [deg], |Dec| <= 90, got {tuple(map(float, self.phase_centre))}"
+            )
         if not np.all(np.isfinite(frequency) & (frequency > 0)):
             raise ValueError("frequency must be finite and > 0 Hz")
         if self.truth is not None and np.ndim(self.truth) != 2:

@@ -1,6 +1,7 @@
 """What the commands share: options, words as numbers, and what is told at the end."""
 
 import math
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ Prior = Annotated[str, typer.Option(help="A shipped prior's name, or the path of
 Precision = Annotated[
     Literal["float32", "bfloat16", "auto"], typer.Option(help="Of the prior; auto: bfloat16 where it costs nothing.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with OUT.run, which ctrl-C or a crash leaves.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that ctrl-C or a crash leaves beside OUT.")]
 Iterations = Annotated[int, typer.Option(help="Iterations at most.")]
 
 
@@ -66,9 +67,20 @@ def two(text: str, what: str, kind: Callable[[str], N]) -> tuple[N, N]:
     return first, second
 
 
+def numbers(text: str, name: str) -> tuple[int, ...]:
+    """Whole numbers with commas between.
+
+    :raises ValueError: for anything else.
+    """
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} takes whole numbers with commas between, such as 0,3; got {text!r}") from None
+
+
 def finish(out: Path, report: dict[str, Any], overwrite: bool) -> None:
     """Write the JSON beside the picture and print the figures."""
-    about = {"pnp_lofi": __version__, "command": " ".join(["pnp-lofi", *sys.argv[1:]])}
+    about = {"pnp_lofi": __version__, "command": shlex.join(["pnp-lofi", *sys.argv[1:]])}
     write_json(out.with_suffix(".json"), about | report, overwrite=overwrite)
     table = Table(show_header=False)
     for key, value in report.items():

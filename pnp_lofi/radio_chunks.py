@@ -34,6 +34,10 @@ class Weighting:
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise ValueError(f"weights must be one of {', '.join(SCHEMES)}, got {self.scheme!r}")
+        if self.robust and self.scheme != "briggs":
+            raise ValueError(
+                f"robust belongs to Briggs weights, got {self.robust} with {self.scheme} ones; --weight briggs"
+            )
         if not 0 <= self.taper < np.inf:
             raise ValueError(f"the taper must be finite and >= 0 arcsec, got {self.taper}")
 
@@ -79,6 +83,10 @@ class View:
     ) -> None:
         self.source, self.shape, self.weighting = source, shape, weighting
         self.cell = source.cell if cell is None else cell
+        if weighting.taper > min(shape) * self.cell:
+            raise ValueError(
+                f"a taper of {weighting.taper:g} arcsec is wider than the image, {min(shape) * self.cell:g} arcsec"
+            )
         self.w_phase = (0.0, 0.0)
         self._scale = shape[0] * shape[1] if source.absolute_weights else 1 / source.mean_weight
         self._grid: WeightGrid | None = None

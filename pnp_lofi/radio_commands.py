@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pnp_lofi.options import Out, Overwrite, Precision, Prior, Resume, angle, console, example, finish, two
+from pnp_lofi.options import Out, Overwrite, Precision, Prior, Resume, angle, console, example, finish, numbers, two
 
 IMAGE, WEIGHTS, BEAMS, READ = "Image", "Weights and noise", "Beams", "What to read of the file"  # panels of the help
 SIMULATE = example("pnp-lofi simulate radio --sky SKY.fits --hours 2 --snr 30 -o OBS.h5")
@@ -53,6 +53,7 @@ def simulate_radio(
         Literal["physical", "quantifai"],
         typer.Option(help="quantifai: u and v each stretched to +-pi, to reproduce published figures only."),
     ] = "physical",
+    wide_field: Annotated[bool, typer.Option("--wide-field", help="With the w-term, by ducc0's w-gridder.")] = False,
     seed: int = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -62,7 +63,7 @@ def simulate_radio(
     obs = simulate_file(
         sky, out, array=array, latitude=latitude, hours=hours, snr=snr, declination=declination, frequency=frequency,
         channels=channels, bandwidth=bandwidth, spectral_index=spectral_index, integration=integration,
-        min_elevation=min_elevation, cell=cell, mapping=mapping, seed=seed, overwrite=overwrite,
+        min_elevation=min_elevation, cell=cell, mapping=mapping, wide_field=wide_field, seed=seed, overwrite=overwrite,
     )  # fmt: skip
     console.print(
         f"wrote {escape(str(out))}: {len(obs.vis)} visibilities, cell {obs.cell:.3f} arcsec, image {escape(str(sky))}"
@@ -106,7 +107,8 @@ def solve_radio(
     sigma: Annotated[
         float | None,
         typer.Option(
-            help="Noise of the whitened data; default: from the weights, else estimated.", rich_help_panel=WEIGHTS
+            help="Of a visibility of mean weight, Jy per real component; default: from the weights, else estimated.",
+            rich_help_panel=WEIGHTS,
         ),
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Iterations at most; default: 200, of CLEAN 50000.")] = None,
@@ -140,12 +142,18 @@ def solve_radio(
     field: Annotated[
         str | None, typer.Option(help="Of a MeasurementSet: name or number.", rich_help_panel=READ)
     ] = None,
-    spw: Annotated[int | None, typer.Option(help="Its spectral window; default: all.", rich_help_panel=READ)] = None,
+    spw: Annotated[
+        str | None,
+        typer.Option(metavar="N,N", help="Its spectral windows, 0 or 0,3; default: all.", rich_help_panel=READ),
+    ] = None,
     column: Annotated[
         str | None, typer.Option(help="CORRECTED_DATA, DATA ...; default: corrected if there.", rich_help_panel=READ)
     ] = None,
     channels: Annotated[
         str | None, typer.Option(metavar="FIRST,END", help="Of its channels.", rich_help_panel=READ)
+    ] = None,
+    weight_column: Annotated[
+        str | None, typer.Option(help="WEIGHT_SPECTRUM, WEIGHT, SIGMA ...", rich_help_panel=READ)
     ] = None,
     stokes: Annotated[
         str | None, typer.Option(help="I, or one hand of an unpolarised source: XX, RR ...", rich_help_panel=READ)
@@ -179,7 +187,8 @@ def solve_radio(
     from pnp_lofi.radio_products import parse_beam
 
     chosen = {
-        "field": int(field) if field and field.isdigit() else field, "spw": spw, "column": column, "stokes": stokes,
+        "field": int(field) if field and field.isdigit() else field, "column": column, "stokes": stokes,
+        "spw": None if spw is None else numbers(spw, "--spw"), "weights": weight_column,
         "channels": None if channels is None else two(channels, "--channels FIRST,END, such as 4,60", int),
         "time_average": time_average, "channel_average": channel_average, "absolute_weights": absolute_weights or None,
         "phase_centre": None if phase_centre is None else two(phase_centre, "--phase-centre RA,DEC [deg]", float),

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +30,9 @@ from pnp_lofi.resumable import run_file
 from pnp_lofi.uncertainty import Uncertainty
 from pnp_lofi.visibilities import Visibilities, open_visibilities
 
+PIXEL = 200  # bytes of memory for each, measured at 4096 x 4096
 SIZE = 512  # side of an image where nothing says otherwise [pixel]
+LOUD = 2.0  # times the noise: a residual above it is warned of
 OFF_CENTRE = 0.01  # pixels that the centre of --like may lie off
 
 
@@ -66,7 +69,7 @@ def image_file(
         the Nyquist frequency.
     :param like: FITS image of the same phase centre whose size and cell are taken.
     :param Weighting weighting: default natural, with which what is solved is the likelihood.
-    :param float sigma: noise per real component of the data, naturally whitened; default from the weights, else
+    :param float sigma: noise per real component of a visibility of mean weight [Jy]; default from the weights, else
         estimated.
     :param int iterations: at most; default 200, of CLEAN 50,000; in each of the major cycles of ``wide_field``.
     :param int error_bars: draws from the posterior, at least 8, for OUT_std.fits; None: no error bars.
@@ -80,7 +83,7 @@ def image_file(
     :param bool resume: go on with OUT.fits.run, which an interrupted run leaves.
     :returns: what was run, its figures and the seconds of each stage.
     """
-    _check(error_bars, sigma, size, clean, wide_field, resume)
+    _check(error_bars, sigma, size, iterations, clean, wide_field, resume)
     unasked = ([] if error_bars is not None else ["_std"]) + ([] if primary_beam is not None else ["_pb", "_pbcor"])
     paths = output_paths(out, unasked, overwrite=overwrite)
     run = None if clean or wide_field else run_file(paths[""], resume=resume, overwrite=overwrite)
@@ -93,6 +96,7 @@ def image_file(
         shape, cell = _grid(source, size, cell, super_resolution, like)
         view = View(source, shape, cell=cell, weighting=weighting)
         truth = _truth(source, shape, view.cell)
+        unit = source.mean_weight**0.5 if source.absolute_weights else math.prod(shape) ** -0.5  # whitened, for 1 Jy
     with _stage(seconds, "grid"):
         gridded = grid(view, wide_field=wide_field)
         field = check_field(source, shape, view.cell, gridded.frequency)
@@ -102,7 +106,7 @@ def image_file(
         beams = beams_of(gridded.op, view.cell, gridded.frequency, beam=beam, primary=primary_beam, cutoff=pb_cutoff)
 
     def solve(g: Gridded) -> RadioImage:
-        level = None if sigma is None else sigma * g.level
+        level = None if sigma is None else sigma * unit * g.level
         if network is None:
             return clean_image(g.op, g.y, sigma_n=level, spread=g.spread, max_iter=most, truth=truth)
         told = {"sigma_n": level, "max_iter": most}
@@ -114,6 +118,9 @@ def image_file(
             found, last, cycles = major_cycles(view, gridded, solve, lambda f: f.solution.x)
             residual = last.op.dirty(last.y - last.op.A(found.solution.x))[0, 0]
             found = replace(found, dirty=gridded.op.dirty(gridded.y)[0, 0], residual=residual)
+            told = found.solution.metrics  # of the last cycle's data, in place of the true ones
+            told["residual"] = last.op.residual_level(last.y, found.solution.x)
+            told["misfit"] = told["residual"] / told["sigma_n"] if told["sigma_n"] else math.inf
         else:
             found = solve(gridded)
     bars = None
@@ -126,19 +133,28 @@ def image_file(
             pictures["_std"] = bars.std[0, 0]
         place = (shape, view.cell, source.phase_centre)
         header = partial(sky_header, *place, frequency=gridded.frequency, TELESCOP=source.telescope)
-        write_pictures(paths, pictures, header, beams.beam, noise=found.noise, title=found.method, overwrite=overwrite)
+        fitted = beams.origin == "fitted"
+        about: dict[str, Any] = {"noise": found.noise, "title": found.method, "overwrite": overwrite}
+        write_pictures(paths, pictures, header, beams.beam, fitted=fitted, **about)
         panels = sky_panels(found, truth, bars)
         save_figure(paths["png"], panels, sky=True, title=source.description[:120], overwrite=overwrite)
     report = {"observation": str(observation), "selection": selection or {}, "visibilities": gridded.count,
               "shape": list(shape), "cell_arcsec": view.cell, "frequency_hz": gridded.frequency,
               "weights": str(weighting), "method": found.method, "prior": None if clean else prior,
               "major_cycles": cycles}  # fmt: skip
+    _warn_of_residual(found)
     report |= field | _figures(found) | beams.told() | ({} if bars is None else _told(bars))
     return report | {f"seconds_{name.replace(' ', '_')}": value for name, value in seconds.items()}
 
 
 def _check(
-    error_bars: int | None, sigma: float | None, size: int | None, clean: bool, wide_field: bool, resume: bool
+    error_bars: int | None,
+    sigma: float | None,
+    size: int | None,
+    iterations: int | None,
+    clean: bool,
+    wide_field: bool,
+    resume: bool,
 ) -> None:
     """What can be refused before anything is read."""
     if error_bars is not None and error_bars < FEWEST:
@@ -147,6 +163,12 @@ def _check(
         raise ValueError(f"sigma must be finite and > 0, got {sigma}; leave it out to have it estimated")
     if size is not None and size < 2:
         raise ValueError(f"--size must be at least 2 pixels, got {size}")
+    if size is not None and (need := PIXEL * size**2) > (
+        there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    ):
+        raise ValueError(f"--size {size} needs some {need / 1e9:.0f} GB, this machine has {there / 1e9:.0f}")
+    if iterations is not None and iterations < 0:
+        raise ValueError(f"--iterations must be at least 0, got {iterations}")
     if clean and error_bars is not None:
         raise ValueError("CLEAN has no error bars; leave out --clean, or --error-bars")
     if (clean or wide_field) and resume:
@@ -205,6 +227,19 @@ def _stage(seconds: dict[str, float], name: str) -> Iterator[None]:
     begin = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - begin
+
+
+def _warn_of_residual(found: RadioImage) -> None:
+    """Say so where the model leaves more than noise: fluxes are then not what they could be."""
+    times = float(found.residual.square().mean().sqrt()) / found.noise if found.noise > 0 else 0.0
+    if times > LOUD:
+        mend = (
+            "more --iterations would help" if found.solution.status == "limit" else "errors of calibration, a cell or "
+        )
+        mend += "" if found.solution.status == "limit" else "field that does not suit, or a wrong --sigma"
+        warnings.warn(
+            f"what the model leaves is {times:.1f} times the noise ({mend}): do not trust fluxes", stacklevel=3
+        )
 
 
 def _figures(found: RadioImage) -> dict[str, Any]:

@@ -4,22 +4,20 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_lofi import w_gridder
 from pnp_lofi.operators import NormalEquations, StreamedNUFFT
-from pnp_lofi.operators.uv import C
-from pnp_lofi.radio_chunks import Piece, View
+from pnp_lofi.radio_chunks import View
 from pnp_lofi.visibilities import ROWS
 
 CYCLES = 6  # major cycles at most
 SETTLED = 0.1  # of the noise: the change of the dirty image's rms below which major cycles end
 EPS = 1e-9  # relative accuracy of the transforms: the solver works in float32
-W_EPS = 1e-7  # relative accuracy of the w-gridder
 W_ROWS = 2**21  # visibilities that it takes at a time: each call costs FFTs whatever it holds
 T = TypeVar("T")
 
@@ -58,7 +56,7 @@ def grid(view: View, *, wide_field: bool = False) -> Gridded:
             terms = (torch.ones_like(ratio), ratio * 0 + piece.frequency, piece.weight, ratio, piece.weight * ratio)
             sums[:] += [float(term.sum()) for term in terms]
             if wide_field:
-                wide.add_(w_adjoint(piece, piece.vis, view))
+                wide.add_(w_gridder.adjoint(piece.vis, piece.weight, piece.uvw, view.shape, view.cell))
             yield piece.uv, piece.vis, piece.weight
 
     equations = NormalEquations.from_chunks(view.shape, chunks(), eps=EPS)
@@ -108,6 +106,13 @@ def major_cycles(
             )
             break
         found, gridded, least = tried, after, change
+    else:
+        if change >= SETTLED * noise:
+            warnings.warn(
+                f"{most} major cycles are used up: another would change the dirty image by {change / noise:.2g} of the "
+                "noise",
+                stacklevel=2,
+            )
     return found, gridded, cycle
 
 
@@ -115,8 +120,8 @@ def _after(view: View, gridded: Gridded, x: Tensor) -> Gridded:
     """The data of the cycle after the one that found x."""
     residual, power = torch.zeros(view.shape, dtype=torch.float64), 0.0
     for piece in view.pieces(W_ROWS):
-        left = piece.vis - w_forward(piece, x[0, 0], view)
-        residual += w_adjoint(piece, left, view)
+        left = piece.vis - w_gridder.forward(x[0, 0], piece.uvw, view.cell)
+        residual += w_gridder.adjoint(left, piece.weight, piece.uvw, view.shape, view.cell)
         power += float((piece.weight * left.abs().square()).sum())
     x = x.double()
     Gx = gridded.op.A(x)
@@ -127,53 +132,8 @@ def _after(view: View, gridded: Gridded, x: Tensor) -> Gridded:
     return replace(gridded, op=op, y=y.to(gridded.y.dtype))
 
 
-def w_adjoint(piece: Piece, vis: Tensor, view: View) -> Tensor:
-    """(HW)^-1/2 Re sum w vis exp(+2 pi i (u l + v m + w (n - 1))), (H, W) float64, by ducc0's w-gridder.
-
-    :param torch.Tensor vis: (m,) complex128.
-    Source: Arras et al. 2021, A&A 646, A58.
-    """
-    H, W = view.shape
-    found = _ducc().vis2dirty(
-        vis=np.ascontiguousarray(vis.resolve_conj().numpy())[:, None], wgt=piece.weight.numpy()[:, None],
-        npix_x=H, npix_y=W, **_geometry(piece, view),
-    )  # fmt: skip
-    return torch.from_numpy(found) / math.sqrt(H * W)
-
-
-def w_forward(piece: Piece, x: Tensor, view: View) -> Tensor:
-    """(HW)^-1/2 sum x exp(-2 pi i (u l + v m + w (n - 1))), (m,) complex128.
-
-    :param torch.Tensor x: (H, W) [Jy/pixel].
-    """
-    dirty = np.ascontiguousarray(x.double().numpy())
-    found = _ducc().dirty2vis(dirty=dirty, **_geometry(piece, view))
-    return torch.from_numpy(found)[:, 0] / math.sqrt(dirty.size)
-
-
-def _geometry(piece: Piece, view: View) -> dict[str, object]:
-    u, v, w = piece.uvw.T
-    pixel = math.radians(view.cell / 3600)
-    return {
-        "uvw": np.ascontiguousarray(torch.stack([v, -u, w], dim=1).numpy()),  # rows to the North, columns to the West
-        "freq": np.array([C]), "pixsize_x": pixel, "pixsize_y": pixel, "epsilon": W_EPS,
-        "do_wgridding": True, "divide_by_n": False, "flip_w": True, "nthreads": torch.get_num_threads(),
-    }  # fmt: skip
-
-
 def _check_wide(view: View) -> None:
-    _ducc()
-    if min(view.shape) < 32 or any(n % 2 for n in view.shape):
-        raise ValueError(f"the w-gridder needs even sizes of at least 32 pixels, got {view.shape}")
+    w_gridder.check(view.shape)
     with_w = next(iter(view.pieces()), None)
     if with_w is not None and with_w.uvw.shape[1] != 3:
         raise ValueError(f"{view.source.path} has u and v but no w; leave --wide-field out")
-
-
-def _ducc() -> ModuleType:
-    """:raises ImportError: that says what to install."""
-    try:
-        import ducc0
-    except ImportError as error:
-        raise ImportError("the w-term needs ducc0's w-gridder: pip install 'pnp_lofi[wide]'") from error
-    return ducc0.wgridder

@@ -41,7 +41,7 @@ def warn_of_w(edge: float, corner: float, *, stacklevel: int = 2) -> None:
     if edge > W_WARNING:
         warnings.warn(
             f"the w-term is neglected: its phase reaches {edge:.2f} rad at the image's edge ({corner:.2f} at the "
-            "corner); sources out there are smeared. A smaller field is exact (shape, on the command line --size), and "
-            "so is `pnp-lofi solve radio --wide-field`.",
+            "corner); sources out there are smeared. A smaller field (shape, on the command line --size) loses less; "
+            "`pnp-lofi solve radio --wide-field` sees the w-term.",
             stacklevel=stacklevel,
         )

@@ -147,6 +147,7 @@ def write_pictures(
     header: Callable[..., dict[str, Any]],
     beam: Beam | None,
     *,
+    fitted: bool,
     noise: float,
     title: str,
     overwrite: bool = False,
@@ -155,14 +156,17 @@ def write_pictures(
 
     :param dict paths: of :func:`output_paths`; dict pictures: of :meth:`Beams.products`.
     :param header: :func:`pnp_lofi.fits.sky_header` but for unit and beam.
+    :param bool fitted: whether the beam is that of the dirty image too, whose header then tells it.
     :param float noise: [Jy/beam]; str title: of the picture.
     """
     for kind, picture in pictures.items():
-        cards = header(unit=UNITS[kind], beam=beam if kind in ("_restored", "_pbcor") else None)
+        shown = beam if kind in ("_restored", "_pbcor") or (fitted and UNITS[kind] == "Jy/beam") else None
+        cards = header(unit=UNITS[kind], beam=shown)
         write_fits(paths[kind], picture.numpy(), cards, overwrite=overwrite)
         if kind == "_restored":
             look: dict[str, Any] = {"noise": noise or None, "title": f"{title}: restored", "overwrite": overwrite}
             quick_look(paths["restored_png"], picture, cards, **look)
-    gone = {kind for kind in paths if kind in UNITS} - {*pictures} if overwrite else set()
-    for kind in gone | ({"restored_png"} if "_restored" in gone else set()):
-        paths[kind].unlink(missing_ok=True)  # of a run before, that was to be overwritten
+    for kind in UNITS.keys() - pictures.keys() if overwrite else ():  # of a run before, that was to be overwritten
+        paths[""].with_name(f"{paths[''].stem}{kind}{paths[''].suffix}").unlink(missing_ok=True)
+        if kind == "_restored":
+            paths["restored_png"].unlink(missing_ok=True)

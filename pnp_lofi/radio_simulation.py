@@ -1,17 +1,20 @@
 """Visibilities of a known sky: what `pnp-lofi simulate radio` does."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from pnp_lofi import w_gridder
 from pnp_lofi.antennas import Antennas, find_array, meerkat
 from pnp_lofi.files import check_writable
 from pnp_lofi.observation import Observation, write_observation
-from pnp_lofi.operators import NUFFT, array_uvw, default_cell, uv_radians
-from pnp_lofi.operators.uv import SIDEREAL_DAY, hour_angles, quantifai_uv, uv_metres, within_nyquist
+from pnp_lofi.operators import NUFFT, array_uvw, default_cell, uv_radians, w_phase
+from pnp_lofi.operators.uv import SIDEREAL_DAY, C, hour_angles, quantifai_uv, uv_metres, within_nyquist
+from pnp_lofi.radio_measurement import W_WARNING
 
 DECLINATION = -30.0  # [deg], near MeerKAT's zenith
 GMST = 280.46061837  # Greenwich mean sidereal time [deg] at J2000.0
@@ -37,6 +40,7 @@ def simulate(
     bandwidth: float | None = None,
     spectral_index: float = 0.0,
     mapping: str = "physical",
+    wide_field: bool = False,
 ) -> Observation:
     """Observe a sky with an array of antennas.
 
@@ -52,6 +56,8 @@ def simulate(
     :param float spectral_index: a; a channel sees the sky times (its frequency / frequency)^a.
     :param str mapping: "physical", or "quantifai", see :func:`pnp_lofi.operators.array_uv`: uvw are such that with the
         observation's cell they give its uv, w is 0.
+    :param bool wide_field: with the w-term, by :mod:`pnp_lofi.w_gridder`; else it is left out, which is warned of where
+        its phase is large.
     :returns: an observation whose weights are 1/sigma^2 of the noise that was added, and whose truth is the sky; by
         time, then baseline i - j, i < j, then channel.
     :raises ValueError: for arguments out of range, a sky that is zero.
@@ -74,7 +80,18 @@ def simulate(
     uvw = uvw.repeat_interleave(channels, 0)
     image = torch.as_tensor(np.asarray(sky, np.float64))[None, None]
     op = NUFFT(image.shape[-2:], within_nyquist(uv_radians(uvw, each, cell), cell))
-    vis = op.A(image)[0, 0] * image[0, 0].numel() ** 0.5 * torch.as_tensor((each / frequency) ** spectral_index)
+    if wide_field:
+        w_gridder.check(op.shape)
+        seen = w_gridder.forward(image[0, 0], uvw * torch.as_tensor(each / C).reshape(-1, 1), cell)
+    else:
+        seen, (edge, _) = op.A(image)[0, 0], w_phase(uvw, float(band.max()), cell, op.shape)
+        if edge > W_WARNING:
+            warnings.warn(
+                f"simulated without the w-term, whose phase would reach {edge:.2f} rad at the image's edge: image it "
+                "without --wide-field, or simulate with it",
+                stacklevel=2,
+            )
+    vis = seen * image[0, 0].numel() ** 0.5 * torch.as_tensor((each / frequency) ** spectral_index)
     sigma = float(10 ** (-snr / 20) * vis.abs().square().mean().sqrt() / 2**0.5)
     if not sigma > 0:
         raise ValueError("the sky is zero everywhere; there is nothing to observe")
@@ -126,6 +143,7 @@ def write_simulation(
     hours: float = 2.0,
     integration: float = 240.0,
     min_elevation: float = 15.0,
+    seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Write what :func:`simulate` gave as a MeasurementSet, with times, antennas and their positions.
@@ -133,6 +151,7 @@ def write_simulation(
     The channels are one spectral window. The true sky and the cell have no place in it.
 
     :param antennas, hours, integration, min_elevation: those of :func:`simulate`.
+    :param int seed: of the noise by which XX and YY differ.
     :raises ValueError: if the observation is not of that track; and as
         :func:`pnp_lofi.measurement_set.write_measurement_set`.
     """
@@ -151,7 +170,7 @@ def write_simulation(
     write_measurement_set(
         path, obs, time=time, antennas=(np.tile(one.repeat(channels), len(H)), np.tile(two.repeat(channels), len(H))),
         positions=antennas.itrf(), names=antennas.names, diameter=antennas.diameter, integration=integration,
-        channels=channels, overwrite=overwrite,
+        channels=channels, seed=[seed, 1], overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -179,25 +198,27 @@ def simulate_file(
     :returns: the observation.
     :raises ValueError: for another ending, a MeasurementSet of mapping="quantifai"; and as :func:`simulate`.
     """
-    from pnp_lofi.fits import read_place
+    from pnp_lofi.fits import read_sky_grid
     from pnp_lofi.images import load_image
 
     sky, out = Path(sky), Path(out)
     hdf5 = _check_out(out, mapping, overwrite)
     antennas = find_array(array, latitude=latitude)
     image = load_image(sky, grey=True)[0, 0].numpy()
-    ra, dec, pixel = read_place(sky) if sky.suffix.lower() in FITS else (None, None, None)
+    grid = read_sky_grid(sky) if sky.suffix.lower() in FITS else None
+    ra, dec, pixel = (0.0, None, None) if grid is None else (*grid.centre, grid.cell)
     obs = simulate(
         image, antennas=antennas, hours=hours, integration=integration, min_elevation=min_elevation, mapping=mapping,
         declination=dec if declination is None else declination, cell=pixel if cell is None else cell,
-        right_ascension=ra or 0.0, **options,
+        right_ascension=ra, **options,
     )  # fmt: skip
     if hdf5:
         write_observation(out, obs, overwrite=overwrite)
     else:
         write_simulation(
-            out, obs, antennas, hours=hours, integration=integration, min_elevation=min_elevation, overwrite=overwrite
-        )
+            out, obs, antennas, hours=hours, integration=integration, min_elevation=min_elevation,
+            seed=options.get("seed", 0), overwrite=overwrite,
+        )  # fmt: skip
     return obs
 
 

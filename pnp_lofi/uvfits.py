@@ -168,7 +168,7 @@ class UVFITS(Visibilities):
         names = {int(row["ID. NO."]): str(row["SOURCE"]).strip() for row in table}
         chosen = [k for k, name in names.items() if source in (k, name) or (source is None and len(names) == 1)]
         if len(chosen) != 1:
-            raise ValueError(f"{path} holds several sources, choose one, source=: {names}; got {source!r}")
+            raise ValueError(f"{path} holds several sources, choose one, source= (--field): {names}; got {source!r}")
         self._wanted = chosen[0]
         row = next(row for row in table if row["ID. NO."] == self._wanted)
         if not np.isclose(row["EPOCH"], 2000):

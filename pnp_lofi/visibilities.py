@@ -268,6 +268,8 @@ def open_visibilities(path: str | os.PathLike[str], **selection: Any) -> Visibil
     path = Path(path)
     opener = _opener(path)
     known = [p.name for p in inspect.signature(opener).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if "field" in selection and "source" in known:  # what MeasurementSets call a field UVFITS calls a source
+        selection["source"] = selection.pop("field")
     unknown = [name for name in selection if name not in known]
     if unknown:
         raise TypeError(f"{path}: {', '.join(unknown)} cannot be chosen for this format; there is {', '.join(known)}")
@@ -347,7 +349,7 @@ def convert(
                     f[name][-len(value) :] = value
         if "vis" not in f:
             raise ValueError(f"{source.path}: every visibility is flagged or of weight zero; nothing is left to image")
-        if source.truth is not None:
+        if source.truth is not None and (cell is None or cell == source.suggested):
             f["truth"] = source.truth
             f["truth"].attrs["unit"] = UNITS["truth"]
         return len(f["vis"])

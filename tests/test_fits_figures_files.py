@@ -16,7 +16,7 @@ from PIL import Image
 from pnp_lofi.beam import Beam
 from pnp_lofi.figures import Panel, quick_look, save_figure
 from pnp_lofi.files import check_writable, write_json, written_whole
-from pnp_lofi.fits import read_place, sky_header, write_fits
+from pnp_lofi.fits import Grid, read_grid, read_sky_grid, sky_header, write_fits
 from pnp_lofi.images import load_image, save_image
 from pnp_lofi.operators import NUFFT, uv_radians
 
@@ -80,11 +80,14 @@ def test_cards_and_pixels(tmp_path):
     assert (header["BUNIT"], header["TELESCOP"], header["RADESYS"]) == ("Jy/pixel", "MeerKAT", "ICRS")
     assert (header["CTYPE1"], header["CTYPE2"]) == ("RA---SIN", "DEC--SIN")
     assert (header["CRPIX1"], header["CRPIX2"]) == (7, 6)
-    assert read_place(path) == pytest.approx((*CENTRE, CELL))
+    assert read_sky_grid(path) == Grid((10, 13), pytest.approx(CELL), CENTRE)
     assert load_image(path).shape == (1, 1, 10, 13)
     assert float(load_image(path)[0, 0, 2, 3]) == 2 * 13 + 3
     save_image(tmp_path / "plain.fits", torch.zeros(1, 1, 4, 4))
-    assert read_place(tmp_path / "plain.fits") == (None, None, None)
+    assert read_sky_grid(tmp_path / "plain.fits") is None
+    write_fits(tmp_path / "beam.fits", np.zeros((4, 4)), sky_header((4, 4), CELL, CENTRE, "Jy/beam"))
+    with pytest.raises(ValueError, match="is in Jy/beam, expected Jy/pixel"):
+        read_sky_grid(tmp_path / "beam.fits")
 
 
 def test_texts_that_fits_cannot_hold(tmp_path):
@@ -110,7 +113,9 @@ def test_four_axes_with_frequency_and_beam(tmp_path):
     assert (back["BUNIT"], back["TELESCOP"], back["CRVAL4"]) == ("Jy/beam", "MeerKAT", 1)
     wcs = read_wcs(path)
     assert wcs.pixel_to_world_values(0, 0, 0, 0)[2] == pytest.approx(1.284e9)
-    assert read_place(path) == pytest.approx((*CENTRE, CELL))
+    with pytest.raises(ValueError, match="expected Jy/pixel"):
+        read_sky_grid(path)
+    assert read_grid(path) == Grid(shape, pytest.approx(CELL), CENTRE)
     for row, column in ((0, 0), (20, 25), (39, 50), (7, 33)):
         l, m = ((25 - column) * CELL / 206264.806, (row - 20) * CELL / 206264.806)
         d0 = math.radians(CENTRE[1])

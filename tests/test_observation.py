@@ -129,8 +129,8 @@ BAD = [
     ({"cell": 0.0}, ValueError, "cell must be finite and > 0 arcsec, got 0.0"),
     ({"cell": np.nan}, ValueError, "cell must be finite"),
     ({"cell": np.inf}, ValueError, "cell must be finite"),
-    ({"phase_centre": (1.0,)}, ValueError, "phase_centre must be two finite numbers"),
-    ({"phase_centre": (1.0, np.nan)}, ValueError, "phase_centre must be two finite numbers"),
+    ({"phase_centre": (1.0,)}, ValueError, "phase_centre must be finite RA and Dec"),
+    ({"phase_centre": (1.0, np.nan)}, ValueError, "phase_centre must be finite RA and Dec"),
     ({"truth": np.ones((1, 4, 4))}, ValueError, r"truth must be \(H, W\), got \(1, 4, 4\)"),
 ]
 

@@ -178,7 +178,7 @@ def test_a_beam_that_cannot_be_fitted_is_a_warning(points, tmp_path):
 
 
 def test_clean_with_a_given_and_with_an_estimated_noise(points, tmp_path):
-    known = image_file(points, tmp_path / "a.fits", size=96, clean=True, sigma=2.0, iterations=500)
+    known = image_file(points, tmp_path / "a.fits", size=96, clean=True, sigma=2 * SIGMA, iterations=500)
     assert known["sigma_n"] == pytest.approx(2)
     assert known["threshold_jy_per_beam"] == pytest.approx(3 * known["noise_jy_per_beam"])
     obs = read_observation(points)

@@ -209,5 +209,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match="nothing is left to average"):
         replace(data, weight=0 * data.weight).averaged()
     block = SimpleNamespace(time=None, baseline=None)
+    source = SimpleNamespace(path="a.npz", _blocks=lambda *_: [block], time_average=0.0, channel_average=1)
     with pytest.raises(ValueError, match="tells no times and antennas"):
-        read_baselines(SimpleNamespace(path="a.npz", _blocks=lambda *_: [block]))
+        read_baselines(source)
+    source.time_average = 60.0
+    with pytest.raises(ValueError, match="open without averages"):
+        read_baselines(source)

@@ -115,7 +115,8 @@ def test_several_sources_and_hands(tmp_path):
     s = seen(3, auto=False)
     which = 1 + np.arange(len(s.time)) % 2
     path = by_hand(tmp_path / "a.uvfits", s, source=which)
-    with pytest.raises(ValueError, match=r"several sources, choose one, source=: \{1: '3C286', 2: 'two'\}; got None"):
+    listed = r"several sources, choose one, source= \(--field\): \{1: '3C286', 2: 'two'\}; got None"
+    with pytest.raises(ValueError, match=listed):
         open_visibilities(path)
     two = open_visibilities(path, source="two", stokes="LL")
     assert two.phase_centre == CENTRE and open_visibilities(path, source=1).phase_centre == (0, 0)
