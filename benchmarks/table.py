@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    continuous_tables,
     massmap_tables,
     operator_tables,
     radio_data_tables,
@@ -19,11 +20,23 @@ from benchmarks import (
     recipe_tables,
     scaling_tables,
     solver_tables,
+    zoom_tables,
 )
 from benchmarks.common import RESULTS, ROOT, machine_line
 from benchmarks.sheet import Sheet, number, times
 
-PAGES = ("benchmarks", "denoise", "ldct", "massmap", "radio_results", "scaling", "solvers", "uncertainty")
+PAGES = (
+    "benchmarks",
+    "denoise",
+    "generative",
+    "ldct",
+    "massmap",
+    "radio_results",
+    "scaling",
+    "solvers",
+    "uncertainty",
+    "zoom",
+)
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES))
 BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -205,6 +218,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
     "sharing": sharing,
     "toeplitz": toeplitz,
     "uncertainty": uncertainty,
+    **continuous_tables.TABLES,
     **massmap_tables.TABLES,
     **operator_tables.TABLES,
     **radio_data_tables.TABLES,
@@ -212,6 +226,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], list[Sheet]]] = {
     **recipe_tables.TABLES,
     **scaling_tables.TABLES,
     **solver_tables.TABLES,
+    **zoom_tables.TABLES,
 }
 
 

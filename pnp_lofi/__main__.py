@@ -11,10 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from pnp_lofi.entry import start
-from pnp_lofi.options import Iterations, Out, Overwrite, Precision, Prior, Resume, console, example, finish
+from pnp_lofi.options import Iterations, Out, Overwrite, Precision, Prior, Resume, console, example, finish, two
 from pnp_lofi.radio_commands import SIMULATE, SOLVE, simulate_radio, solve_radio
 
-RECIPES = ("denoise", "ldct", "massmap", "transpose")  # `pnp-lofi train ldct`: `python -m pnp_lofi.recipes.ldct train`
+# `pnp-lofi train ldct` is `python -m pnp_lofi.recipes.ldct train`
+RECIPES = ("denoise", "ldct", "massmap", "superres", "transpose")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 solve = typer.Typer(no_args_is_help=True, help="Reconstruct an image from measurements.")
 simulate = typer.Typer(no_args_is_help=True, help="Make measurements of a known image.")
@@ -45,7 +46,7 @@ def demo(out: Out = Path("demo_output"), overwrite: Overwrite = False) -> None:
 def train(
     images: Annotated[
         str,
-        typer.Argument(help='"natural", "radio", a folder, or a recipe: denoise, ldct, massmap, transpose.'),
+        typer.Argument(help='"natural", "radio", a folder, or a recipe: denoise, ldct, massmap, superres, transpose.'),
     ],
     out: Out,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
@@ -128,6 +129,30 @@ def inpaint(
         seed=seed, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     finish(out, report, overwrite)
+
+
+@app.command(epilog=example("pnp-lofi zoom photo.png --scale 3.7 -o large.png"))
+def zoom(
+    file: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF (range 0 to 1), npy or FITS (own units).")],
+    out: Out,
+    scale: Annotated[str | None, typer.Option(help="Any factor: 3.7, or 2,3.5 for rows and columns.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Instead: the size, such as 480,640.")] = None,
+    model: Annotated[str, typer.Option(help="A shipped name, a path, or bilinear, bicubic, smooth.")] = "zoom",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: a GPU if there is one.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Enlarge (or shrink) an image to any size; colour is done channel by channel."""
+    from pnp_lofi.zoom_file import zoom_file
+
+    if (scale is None) == (shape is None):
+        raise ValueError("give either --scale 3.7 or --shape 480,640")
+    pair = scale if scale is None or "," in scale else f"{scale},{scale}"
+    height, width = zoom_file(
+        file, out, scale=None if pair is None else two(pair, "--scale takes 3.7 or 2,3.5", float),
+        shape=None if shape is None else two(shape, "--shape takes 480,640", int),
+        model=model, device=device, progress=sys.stderr.isatty(), overwrite=overwrite,
+    )  # fmt: skip
+    console.print(f"wrote {escape(str(out))}: {height} x {width} pixels")
 
 
 @app.command(epilog=example("pnp-lofi info radio"))

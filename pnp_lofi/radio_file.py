@@ -96,7 +96,6 @@ def image_file(
         shape, cell = _grid(source, size, cell, super_resolution, like)
         view = View(source, shape, cell=cell, weighting=weighting)
         truth = _truth(source, shape, view.cell)
-        unit = source.mean_weight**0.5 if source.absolute_weights else math.prod(shape) ** -0.5  # whitened, for 1 Jy
     with _stage(seconds, "grid"):
         gridded = grid(view, wide_field=wide_field)
         field = check_field(source, shape, view.cell, gridded.frequency)
@@ -106,7 +105,7 @@ def image_file(
         beams = beams_of(gridded.op, view.cell, gridded.frequency, beam=beam, primary=primary_beam, cutoff=pb_cutoff)
 
     def solve(g: Gridded) -> RadioImage:
-        level = None if sigma is None else sigma * unit * g.level
+        level = None if sigma is None else sigma * _whitened(source, shape) * g.level
         if network is None:
             return clean_image(g.op, g.y, sigma_n=level, spread=g.spread, max_iter=most, truth=truth)
         told = {"sigma_n": level, "max_iter": most}
@@ -213,6 +212,11 @@ def _cell(source: Visibilities, cell: float | None, super_resolution: float | No
             "the longest baselines alias"
         )
     return 1 / (2 * super_resolution * source.longest) / ARCSEC
+
+
+def _whitened(source: Visibilities, shape: tuple[int, int]) -> float:
+    """The noise of whitened data for 1 Jy in a visibility of mean weight."""
+    return source.mean_weight**0.5 if source.absolute_weights else math.prod(shape) ** -0.5
 
 
 def _truth(source: Visibilities, shape: tuple[int, int], cell: float) -> Tensor | None:

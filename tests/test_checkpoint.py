@@ -22,12 +22,12 @@ def test_round_trip(tiny, tmp_path):
 
 
 def test_shipped_priors_load_and_tell_what_they_are():
-    assert shipped() == ["ldct", "massmap", "natural", "radio"]
+    assert shipped() == ["ldct", "massmap", "natural", "radio", "zoom"]
     for name in shipped():
         model, header = load_checkpoint(name)
         assert find_checkpoint(name).stat().st_size < 2e6
         assert {"trained_on", "command", "metrics"} <= header.keys()
-        assert "scan" in header or {"sigma_range", "value_range"} <= header.keys()
+        assert "scan" in header or "mode" in header or {"sigma_range", "value_range"} <= header.keys()
         assert sum(p.numel() for p in model.parameters()) < 250_000
 
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     "docs/ct.md",
     "docs/data.md",
+    "docs/generative.md",
     "docs/guide.md",
     "docs/lensing.md",
     "docs/ldct.md",
@@ -31,6 +32,7 @@ PAGES = [
     "docs/solvers.md",
     "docs/uncertainty.md",
     "docs/visibilities.md",
+    "docs/zoom.md",
     "README.md",
 ]
 DOCUMENTS = sorted(

@@ -147,7 +147,9 @@ def test_selections(tmp_path):
     field = np.where(np.arange(len(s.time)) < 40, 0, 1)
     puts = {"FIELD_ID": field.astype(np.int32), "DATA_DESC_ID": half.astype(np.int32)}
     path = by_hand(tmp_path / "a.ms", s, **puts)
-    with pytest.raises(ValueError, match="holds the fields 0 calibrator, 1 sky; choose one, field= \\(--field\\); got None"):
+    with pytest.raises(
+        ValueError, match="holds the fields 0 calibrator, 1 sky; choose one, field= \\(--field\\); got None"
+    ):
         open_visibilities(path)
     with pytest.raises(ValueError, match="got 'moon'"):
         open_visibilities(path, field="moon")

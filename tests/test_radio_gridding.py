@@ -223,7 +223,10 @@ def test_wide_field_by_lofi_admm(tmp_path):
     with pytest.warns(UserWarning, match="the w-term is neglected"):
         flat = image_file(tmp_path / "obs.h5", tmp_path / "flat.fits", **options)
     assert wide["snr"] > flat["snr"] + 3 and wide["major_cycles"] >= 2
-    assert wide["misfit"] == pytest.approx(1, abs=0.05) and wide["residual_rms_jy_per_beam"] < 1.2 * wide["noise_jy_per_beam"]
+    assert (
+        wide["misfit"] == pytest.approx(1, abs=0.05)
+        and wide["residual_rms_jy_per_beam"] < 1.2 * wide["noise_jy_per_beam"]
+    )
     assert flat["misfit"] > 1.2
 
 
