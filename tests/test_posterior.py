@@ -374,7 +374,7 @@ def test_error_bars_of_the_command_line(run, tmp_path):
     line = "solve radio obs.h5 --prior prior.safetensors --iterations 4 --error-bars 8 -o rec.fits"
     code, _, err = run(line)
     assert code == 0, err
-    assert "error bars: 100%" in err
+    assert "error bars:" not in err  # bars are for terminals
     assert {"rec.fits", "rec.json", "rec.png", "rec_std.fits"} < {p.name for p in tmp_path.glob("rec*")}
     header, std = fits.getheader("rec_std.fits"), fits.getdata("rec_std.fits")[0, 0]
     assert header["BUNIT"] == "Jy/pixel" and header["CRPIX1"] == 17
