@@ -237,10 +237,8 @@ def _warn_of_residual(found: RadioImage) -> None:
     """Say so where the model leaves more than noise: fluxes are then not what they could be."""
     times = float(found.residual.square().mean().sqrt()) / found.noise if found.noise > 0 else 0.0
     if times > LOUD:
-        mend = (
-            "more --iterations would help" if found.solution.status == "limit" else "errors of calibration, a cell or "
-        )
-        mend += "" if found.solution.status == "limit" else "field that does not suit, or a wrong --sigma"
+        causes = "errors of calibration, a cell or field that does not suit, or a wrong --sigma"
+        mend = "more --iterations would help" if found.solution.status == "limit" else causes
         warnings.warn(
             f"what the model leaves is {times:.1f} times the noise ({mend}): do not trust fluxes", stacklevel=3
         )

@@ -17,13 +17,13 @@ from pnp_lofi.field_of_view import check_field, half_power_width, of_telescope
 from pnp_lofi.fits import read_grid, sky_header, write_fits
 from pnp_lofi.observation import Observation, write_observation
 from pnp_lofi.operators import NUFFT, default_cell, imaging_weights, noise_increase, taper, uv_radians
-from pnp_lofi.options import angle, two
+from pnp_lofi.options import angle, numbers, two
 from pnp_lofi.primary_beam import gaussian
 from pnp_lofi.radio_chunks import View, Weighting, measurement_chunks
 from pnp_lofi.radio_file import image_file
 from pnp_lofi.radio_gridding import grid, major_cycles
 from pnp_lofi.skies import radio_sky
-from pnp_lofi.visibilities import open_visibilities
+from pnp_lofi.visibilities import convert, open_visibilities
 
 C, FREQUENCY = 299792458.0, 1.4e9
 SHAPE, CELL = (24, 30), 20.0
@@ -362,3 +362,64 @@ def test_another_image_that_does_not_fit(tmp_path, change, options, message):
         read_grid(tmp_path / "text.fits")
     with pytest.raises(FileNotFoundError, match=r"none.fits does not exist"):
         read_grid(tmp_path / "none.fits")
+
+
+# ---- what a review found ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 1_000_000}, r"--size 1000000 needs some \d+ GB, this machine has"),
+        ({"iterations": -1}, "--iterations must be at least 0"),
+        (
+            {"size": 16, "weighting": Weighting(taper=1000.0)},
+            "a taper of 1000 arcsec is wider than the image, 320 arcsec",
+        ),
+    ],
+)
+def test_refused_at_once(tmp_path, options, message):
+    write_observation(tmp_path / "obs.h5", observation())
+    with pytest.raises(ValueError, match=message):
+        image_file(tmp_path / "obs.h5", tmp_path / "a.fits", clean=True, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["obs.h5"]
+    with pytest.raises(ValueError, match="robust belongs to Briggs weights"):
+        Weighting("uniform", 1.0)
+
+
+def test_the_noise_told_in_jansky(tmp_path):
+    """Of a visibility of mean weight, whatever the image's size and whether weights are absolute."""
+    noises = []
+    for absolute in (True, False):
+        write_observation(tmp_path / "obs.h5", observation(absolute=absolute), overwrite=True)
+        for size in (16, 24):
+            options = {"clean": True, "sigma": 3.0, "beam": Beam(300, 300), "overwrite": True}
+            noises.append(
+                image_file(tmp_path / "obs.h5", tmp_path / "a.fits", size=size, **options)["noise_jy_per_beam"]
+            )
+    assert noises == pytest.approx([3.0 / 500**0.5] * 4)
+
+
+def test_a_loud_residual_is_told_and_old_pictures_go(tmp_path):
+    obs = observation(phase_centre=(10.0, 20.0))
+    obs.vis = obs.vis * 0.01 + 5
+    write_observation(tmp_path / "obs.h5", obs)
+    options = {"size": 24, "clean": True, "beam": Beam(300, 300)}
+    with pytest.warns(UserWarning, match=r"times the noise \(more --iterations would help\): do not trust fluxes"):
+        image_file(tmp_path / "obs.h5", tmp_path / "a.fits", iterations=1, primary_beam=1.0, **options)
+    assert (tmp_path / "a_pbcor.fits").is_file()
+    image_file(tmp_path / "obs.h5", tmp_path / "a.fits", overwrite=True, **options)
+    assert not (tmp_path / "a_pbcor.fits").exists() and (tmp_path / "a_restored.fits").is_file()
+
+
+def test_a_truth_stays_with_its_cell(tmp_path):
+    write_observation(tmp_path / "obs.h5", observation(truth=np.ones((8, 8), np.float32)))
+    for cell, there in ((None, True), (CELL, True), (CELL / 2, False)):
+        convert(tmp_path / "obs.h5", tmp_path / "b.h5", cell=cell, overwrite=True)
+        assert (open_visibilities(tmp_path / "b.h5").truth is not None) == there
+
+
+def test_whole_numbers():
+    assert numbers("0, 3", "--spw") == (0, 3)
+    with pytest.raises(ValueError, match="--spw takes whole numbers with commas between, such as 0,3; got 'x'"):
+        numbers("x", "--spw")

@@ -280,3 +280,56 @@ def test_written_only_as_simulated(sky, tmp_path):
     write_simulation(tmp_path / "a.ms", obs, d, hours=0.1, overwrite=True)
     with pytest.raises(ValueError, match="expected 15 dumps x 351 baselines x 1 channels, got 702 visibilities"):
         write_simulation(tmp_path / "b.ms", obs, d, hours=1.0)
+
+
+def test_each_hand_has_noise_of_its_own(tmp_path):
+    """As its weight says, and I is what was simulated."""
+    sky = np.zeros((16, 16), np.float32)
+    sky[8, 8] = 1.0
+    pytest.importorskip("casacore.tables", reason="python-casacore is not installed: pip install 'pnp_lofi[ms]'")
+    track = {"hours": 1.0, "integration": 600.0}
+    array = find_array("vla-d")
+    obs = simulate(sky, antennas=array, cell=20.0, snr=20.0, channels=2, bandwidth=1e7, **track)
+    write_simulation(tmp_path / "a.ms", obs, array, **track)
+    table = pytest.importorskip("casacore.tables").table(str(tmp_path / "a.ms"), ack=False)
+    data, sigma = table.getcol("DATA"), table.getcol("SIGMA")
+    noise = data - np.conj(simulate(sky, antennas=array, cell=20.0, snr=300.0, channels=2, bandwidth=1e7, **track).vis
+                           ).reshape(-1, 2, 1)  # fmt: skip
+    for hand in (0, 1):
+        assert noise[..., hand].real.std() == pytest.approx(sigma[0, hand], rel=0.05)
+    assert abs(np.corrcoef(noise[..., 0].real.ravel(), noise[..., 1].real.ravel())[0, 1]) < 0.05
+    np.testing.assert_allclose(data.mean(-1).ravel(), np.conj(obs.vis), atol=1e-5)
+
+
+def test_simulated_with_the_w_term(tmp_path):
+    """Against the direct sum over a few points."""
+    pytest.importorskip("ducc0", reason="ducc0 is not installed: pip install 'pnp_lofi[wide]'")
+    sky, array = np.zeros((96, 96), np.float32), find_array("vla-d")
+    points = {(5, 90): 1.0, (60, 3): 0.5}
+    for place, flux in points.items():
+        sky[place] = flux
+    track = {"hours": 2.0, "integration": 1200.0, "frequency": 3e8, "declination": 10.0, "cell": 95.0, "snr": 300.0}
+    obs = simulate(sky, antennas=array, wide_field=True, **track)
+    l, m = np.array([[48 - c, r - 48] for r, c in points]).T * 95.0 / 206264.806
+    u, v, w = (obs.uvw * 3e8 / 299792458.0).T[..., None]
+    phase = u * l + v * m + w * (np.sqrt(1 - l**2 - m**2) - 1)
+    expected = (np.exp(-2j * np.pi * phase) * list(points.values())).sum(1)
+    np.testing.assert_allclose(obs.vis, expected, atol=1e-5)
+    with pytest.warns(UserWarning, match="simulated without the w-term, whose phase would reach"):
+        plain = simulate(sky, antennas=array, **track)
+    assert np.abs(plain.vis - expected).max() > 0.3
+    with pytest.raises(ValueError, match="even sizes"):
+        simulate(sky[:95], antennas=array, wide_field=True, **track)
+
+
+def test_a_sky_on_another_grid_is_refused(tmp_path):
+    cards = sky_header((16, 16), 5.0, (10.0, -30.0), "Jy/pixel")
+    changes = (
+        ({"CRPIX1": 1.0}, "expected the reference pixel"),
+        ({"BUNIT": "Jy/beam"}, "expected Jy/pixel"),
+        ({"CDELT1": 5.0 / 3600}, "East left"),
+    )
+    for change, message in changes:
+        write_fits(tmp_path / "sky.fits", np.ones((16, 16)), cards | change, overwrite=True)
+        with pytest.raises(ValueError, match=message):
+            simulate_file(tmp_path / "sky.fits", tmp_path / "obs.h5")
