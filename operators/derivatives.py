@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from pnp_lofi.checks import checked_shape
+from pnp_lofi.interpolation import KERNELS
 from pnp_lofi.operators.base import Operator
 from pnp_lofi.sampling import positions, reflect_index
 
-# Interpolation kernels as polynomials of the distance |t|: a row for each of [0, 1), [1, 2), ..., powers rising.
-KERNELS = {  # by the number of taps; the second is exact on cubics, the first on parabolas
-    4: ((1, 0, -5 / 2, 3 / 2), (2, -4, 5 / 2, -1 / 2)),
-    6: ((1, 0, -7 / 3, 4 / 3), (5 / 2, -59 / 12, 3, -7 / 12), (-3 / 2, 7 / 4, -2 / 3, 1 / 12)),
-}
+NAMES = {4: "bicubic", 6: "smooth"}  # of the kernels, by the number of taps
 Taps = tuple[Tensor, Tensor, Tensor]
 ORDERS = {1: ((1, 0), (0, 1)), 2: ((2, 0), (1, 1), (0, 2))}  # derivatives along (rows, columns), as they stand in y
 
@@ -59,7 +56,7 @@ class Derivatives(Operator):
         if order not in ORDERS:
             raise ValueError(f"order must be 1 (gradient) or 2 (second derivatives), got {order}")
         taps = {1: 4, 2: 6}[order] if taps is None else taps
-        if taps not in KERNELS:
+        if taps not in NAMES:
             raise ValueError(f"taps must be 4 or 6, got {taps}")
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
@@ -126,7 +123,7 @@ def kernel_weights(rest: Tensor, taps: int, order: int) -> Tensor:
     """
     taken = torch.arange(1 - taps // 2, taps // 2 + 1, device=rest.device)
     before = taken <= 0
-    polynomial = torch.tensor(KERNELS[taps], dtype=rest.dtype, device=rest.device)
+    polynomial = torch.tensor(KERNELS[NAMES[taps]], dtype=rest.dtype, device=rest.device)
     polynomial = polynomial[torch.where(before, -taken, taken - 1)]  # by the pixel: rest = 0 belongs to one side
     for _ in range(order):
         polynomial = polynomial[:, 1:] * torch.arange(1, polynomial.shape[1], device=rest.device)

@@ -17,15 +17,19 @@ OFFICIAL_A = -0.75  # of torch's grid_sample and the LoFi authors' code
 def keys_cubic(t: Tensor, a: float = KEYS_A) -> Tensor:
     """Keys' cubic convolution kernel, support [-2, 2].
 
+    Where its second derivative jumps, autograd gives that towards growing ``t``: at pixel centres the taps then belong
+    to one side, and second derivatives are right.
+
     :param torch.Tensor t: distances [pixel], any shape.
     :param float a: the kernel's free parameter.
     :returns: weights, shape of ``t``.
     Source: Keys 1981, IEEE TASSP 29(6), eq. 4 (there with a = -1/2).
     """
-    t = t.abs()
-    near = ((a + 2) * t - (a + 3)) * t * t + 1
-    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-    return torch.where(t < 1, near, torch.where(t >= 2, torch.zeros_like(t), far))  # NaN stays NaN
+    u = t.abs()
+    near = ((a + 2) * u - (a + 3)) * (t * t) + 1
+    far = ((a * u - 5 * a) * u + 8 * a) * u - 4 * a
+    outside = (t < -2) | (t >= 2)  # NaN stays NaN
+    return torch.where((t >= -1) & (t < 1), near, torch.where(outside, torch.zeros_like(t), far))
 
 
 def reflect_index(index: Tensor, size: int) -> Tensor:

@@ -14,7 +14,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Real measurements that are not part of the project."""
+    """Real measurements that are not part of the project: a folder, which holds all of them."""
     if not SHARED.is_dir():
         pytest.skip(f"real data are not here ({SHARED})")
     return SHARED

@@ -30,6 +30,24 @@ def test_keys_kernel_is_the_published_piecewise_cubic():
     assert not keys_cubic(t)[~inside].any()
 
 
+def test_second_derivatives_at_pixel_centres_are_those_of_the_growing_side():
+    """Where the kernel's pieces meet: a limit of differences, and what a constant and a parabola have there."""
+    t = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(keys_cubic(t).sum(), t, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), t)
+    step = 1e-4
+    values = [keys_cubic(t.detach() + k * step) for k in range(4)]
+    limit = (2 * values[0] - 5 * values[1] + 4 * values[2] - values[3]) / step**2
+    torch.testing.assert_close(second, limit, rtol=0, atol=1e-6)
+    pixels = torch.arange(9.0, dtype=torch.float64)
+    for x, expected in ((torch.ones_like(pixels), 0.0), (pixels**2, 2.0)):
+        place = torch.tensor([[[4.0, 4.0]]], dtype=torch.float64, requires_grad=True)
+        image = x[:, None].expand(9, 9)[None, None]
+        (slope,) = torch.autograd.grad(sample(image, place).sum(), place, create_graph=True)
+        (bend,) = torch.autograd.grad(slope[..., 0].sum(), place)
+        assert float(bend[..., 0]) == pytest.approx(expected, abs=1e-10)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_reflection_is_numpys(size):
     margin = 11
