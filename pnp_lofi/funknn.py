@@ -82,9 +82,9 @@ class FunkNN(nn.Module):
         sizes = [4 * width if head == "cnn" else channels * PATCH**2, wide, wide, wide, channels]
         self.dense = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in pairwise(sizes))
         self.modulation = nn.Linear(5, 3 * wide, bias=False) if footprint else None
-        for layer in [*self.convolutions, *self.dense]:  # He's start: features as large as what is seen
-            assert isinstance(layer, nn.Conv2d | nn.Linear)
-            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        if head == "mlp":  # He's start learns faster; in the CNN it lets the first dense layer's ReLUs die
+            for layer in self.dense:
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
         for last in [self.dense[-1], *([self.modulation] if self.modulation is not None else [])]:
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)

@@ -59,6 +59,7 @@ def zoom(
     shape: tuple[int, int] | None = None,
     recursive: bool | None = None,
     chunk: int | None = None,
+    compute_dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> Tensor:
     """The image on a grid of another size over the same square; without gradients, see ``at`` of the networks.
@@ -72,6 +73,8 @@ def zoom(
     :param tuple shape: (H', W') asked for.
     :param bool recursive: steps of at most 2, each on the last one's answer; default: as the checkpoint was trained.
     :param int chunk: points worked on at once; default the network's.
+    :param torch.dtype compute_dtype: of the network's layers; bfloat16 is up to three times as fast where the processor
+        has it.
     :returns: (B, C, H', W') on the image's device.
     :raises ValueError: for both or none of scale and shape, an empty shape, channels the network does not take.
     """
@@ -92,7 +95,7 @@ def zoom(
     if not getattr(found, "footprint", False):
         q = resized(q, (min(size[0], target[0]), min(size[1], target[1])))
     for step in _steps((q.shape[-2], q.shape[-1]), target, again if recursive is None else recursive):
-        q = _grid(found, q, step, chunk, progress)
+        q = _grid(found, q, step, progress, chunk=chunk, compute_dtype=compute_dtype)
     return q.reshape(*image.shape[:2], *target).to(image)
 
 
@@ -105,17 +108,18 @@ def _steps(size: tuple[int, int], target: tuple[int, int], recursive: bool) -> I
         yield target
 
 
-def _grid(model: Any, q: Tensor, shape: tuple[int, int], chunk: int | None, progress: bool) -> Tensor:
+def _grid(model: Any, q: Tensor, shape: tuple[int, int], progress: bool, **options: Any) -> Tensor:
     """One pass of the network over a grid, in strips of points."""
     footprint = (q.shape[-2] / shape[0], q.shape[-1] / shape[1])
-    told = {"footprint": footprint} if getattr(model, "footprint", False) else {}
+    if getattr(model, "footprint", False):
+        options["footprint"] = footprint
     out = q.new_empty(len(q), q.shape[1], shape[0] * shape[1])
     # float64 carries the places of large grids exactly
     coords = grid_coords(shape, dtype=torch.float64, device=q.device).split(max(1, STRIP // len(q)))
     at = 0
     with tqdm(total=shape[0] * shape[1], disable=not progress, unit="pixel", unit_scale=True) as bar:
         for part in coords:
-            out[:, :, at : at + len(part)] = model.at(q, part, chunk=chunk, **told).transpose(1, 2)
+            out[:, :, at : at + len(part)] = model.at(q, part, **options).transpose(1, 2)
             at += len(part)
             bar.update(len(part))
     return out.reshape(len(q), q.shape[1], *shape)
