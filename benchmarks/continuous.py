@@ -1,7 +1,7 @@
 """Derivatives, the largest fifth of them, and limited-view tomography: a generator, LoFi, and older ways.
 
 Reads what the recipes wrote in a folder, heads.safetensors and a folder for each image; what is not there is made
-first: half an hour of one core for the generator, some minutes for each image. The generator was trained on heads of
+first: twenty minutes of one core for the generator, some minutes for each image. The generator was trained on heads of
 64 x 64: chests are what it never saw, and at 128 x 128 its field is bicubic, or the shipped FunkNN.
 Draws docs/images/continuous.png and generator.png. --only makes some of the images, so that two processes share them.
 """

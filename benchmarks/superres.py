@@ -6,6 +6,7 @@ pixels, on the held-out camera, astronaut and coffee, and out of distribution on
 What is seen is the truth shrunk by bicubic with antialias. Draws docs/images/zoom.png.
 """
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from pnp_lofi.zoom import zoom
 
 SIDE, OBJECTS = 128, 8
 SEEN = 512  # side of the images that are measured, or less [pixel]
-FACTORS = (2, 4, 8)
+KINDS = {"Set12": (2, 4, 8), "photographs": (4,), "out of distribution": (2,)}  # factors; the CNNs take minutes
 # network, mode, points of a crop (a U-Net takes all)
 NETWORKS: dict[str, tuple[str, str, int]] = {
     "U-Net": ("U-Net", "any", 1),
@@ -84,7 +85,8 @@ def images(data: Path) -> dict[str, list[Tensor]]:
 def measured(model: Any, sets: dict[str, list[Tensor]], **options: Any) -> dict[str, Any]:
     """SNR by kind and factor, and processor seconds for 100 images of 64 x 64 that become 128 x 128."""
     found: dict[str, Any] = {
-        kind: {f"x{f}": superres.figures_of(model, kept, f, **options) for f in FACTORS} for kind, kept in sets.items()
+        kind: {f"x{f}": superres.figures_of(model, sets[kind], f, **options) for f in asked}
+        for kind, asked in KINDS.items()
     }
     q = middle(sets["out of distribution"][0], SIDE)[..., ::2, ::2]
     superres.enlarge(model, q, (SIDE, SIDE), **options)
@@ -109,6 +111,7 @@ def main() -> None:
     made.add_argument("--work", type=Path, default=Path("superres"), help="folder of checkpoints; those there are kept")
     made.add_argument("--minutes", type=float, default=1.0, help="of one processor, that a network is trained for")
     made.add_argument("--only", help="train these and stop, comma-separated")
+    made.add_argument("--rows", help="measure these alone, comma-separated, and keep the others of the JSON")
     made.add_argument("--as-is", action="store_true", help="train nothing: measure the checkpoints that are there")
     args = start(made)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -119,13 +122,16 @@ def main() -> None:
         trained(name, paths[name], args.minutes)
     if args.only:
         return
-    sets = images(args.data)
-    rows: dict[str, Any] = {name: measured(name, sets) for name in KERNELS}
+    sets, chosen = images(args.data), args.rows.split(",") if args.rows else None
+    rows: dict[str, Any] = json.loads((args.results / "superres.json").read_text())["rows"] if chosen else {}
+    rows |= {name: measured(name, sets) for name in KERNELS if chosen is None or name in chosen}
     if "zoom" in shipped():
         paths = {"zoom (shipped)": "zoom"} | paths  # type: ignore[assignment]
         draw(ROOT / "docs" / "images" / "zoom.png")
     payload = {"rows": rows, "minutes": args.minutes, "seen": SEEN, "counts": {k: len(v) for k, v in sets.items()}}
     for name, path in paths.items():
+        if chosen is not None and name not in chosen:
+            continue
         model, header = load_checkpoint(path)
         options: dict[str, Any] = {} if header["network"] == "U-Net" else {"recursive": header["mode"] == "factor"}
         if header["network"] in ("FunkNN", "FunkNN-published") and has_bfloat16(torch.device("cpu")):

@@ -4,7 +4,7 @@ Command:   pnp-lofi train generative -o heads.safetensors
            python -m pnp_lofi.recipes.generative sample heads.safetensors -o samples.png --side 256
            (--quick tries each within a minute; ctrl-C or kill -9, then the same with --resume)
 Data:      procedural heads or chests (pnp_lofi.organs). Nothing is downloaded.
-Hardware:  1 CPU core and 1 GB for the small size, 64 x 64 pixels: half an hour; the paper's, 128 x 128, wants a GPU.
+Hardware:  1 CPU core and 1 GB for the small size, 64 x 64 pixels: twenty minutes; the paper's, 128 x 128, wants a GPU.
 Expect:    held-out heads are reconstructed to what docs/generative.md shows, samples look like heads.
            `python -m pnp_lofi.recipes.continuous` solves inverse problems with the result.
 """
