@@ -22,7 +22,7 @@ from pnp_lofi.zoom import Field
 
 REFERENCE = {"FunkNN (published)": {"value": 72.1, "gradient": 33.8, "laplacian": 18.1,
                                     "source": "arXiv 2212.14042, sigma in [.1, .4]"}}  # fmt: skip
-NETWORKS = ("FunkNN continuous", "FunkNN fast", "LoFi factor", "LIIF")
+NETWORKS = ("FunkNN continuous", "FunkNN fast", "LoFi factor", "LIIF small")
 
 
 def gaussian(coords: Tensor, centre: Tensor, width: float) -> tuple[Tensor, Tensor, Tensor]:
