@@ -12,21 +12,20 @@ def continuous(found: dict[str, Any]) -> list[Sheet]:
     runs = list(results)
     columns = ["problem", "method", *(part for run in runs for part in (f"{run}: SNR", "shifted"))]
     rows = []
-    for name, first in results[runs[0]]["problems"].items():
-        for method, row in first.items():
-            cells = []
-            for run in runs:
-                one = results[run]["problems"][name][method]
-                cells += [number(one["snr"], 1), number(one["shifted snr"], 1)]
-            rows.append((NAMES[name], method, *cells, number(row["seconds"], 0)))
+    for name in results[runs[0]]["problems"]:
+        parts = {run: results[run]["problems"][name] for run in runs}
+        for method in dict.fromkeys(method for part in parts.values() for method in part):
+            there = [parts[run].get(method) for run in runs]
+            cells = ["-" if one is None else number(one[key], 1) for one in there for key in ("snr", "shifted snr")]
+            seconds = next(one["seconds"] for one in there if one is not None)
+            rows.append((NAMES[name], method, *cells, number(seconds, 0)))
             if method == "generator":
-                alone = [results[run]["problems"][name][method].get("snr of z alone") for run in runs]
-                cells = [cell for value in alone for cell in (number(value, 1), "-")]
-                rows.append((NAMES[name], "generator, z alone", *cells, "-"))
-    title = f"One image of each, SNR [dB]; data of {results[runs[0]]['snr']:g} dB"
-    sheets = [Sheet(title, (*columns, f"seconds ({runs[0]}; the machine was busy)"), rows)]
-    most = [(f"{run}: bicubic from {made['size']} x {made['size']}, SNR [dB]", number(results[run]["ceiling"], 1))
-            for run in runs if results[run]["ceiling"] is not None]  # fmt: skip
+                alone = [number(one["snr of z alone"], 1) for one in there if one is not None]
+                rows.append((NAMES[name], "generator, z alone", *(c for one in alone for c in (one, "-")), "-"))
+    title = f"Means of SNR [dB]; data of {found['snr']:g} dB"
+    sheets = [Sheet(title, (*columns, f"seconds ({runs[0]}; last: 128)"), rows)]
+    most = [(f"{run}: {field} from {made['size']} x {made['size']}, SNR [dB]", number(value, 1))
+            for run in runs for field, value in (results[run]["ceiling"] or {}).items()]  # fmt: skip
     figures = made["metrics"]
     rows = [
         ("trained on", made["trained_on"]),
@@ -34,7 +33,7 @@ def continuous(found: dict[str, Any]) -> list[Sheet]:
         ("parameters", ", ".join(f"{name} {count:,}" for name, count in made["parameters"].items())),
         ("auto-encoder", f"{made['steps']} steps, {number(made['seconds'], 0)} s"),
         ("held-out heads reconstructed, PSNR [dB]", number(figures["held-out PSNR"], 1)),
-        ("steps over the paper's in the table above", f"{results[runs[0]]['effort']:g}"),
+        ("steps over the paper's in the table above", f"{found['effort']:g}, with FunkNN {found['funknn_effort']:g}"),
         ("flow, -log p per number [nat]: trained on, held out",
          f"{number(figures['flow, nats per number'], 2)}, {number(figures['flow, held out'], 2)}"),
         *most,

@@ -17,7 +17,7 @@ def superres(found: dict[str, Any]) -> list[Sheet]:
         rows.append((name, *about, *cells, number(row["seconds_100"], 1)))
     names = tuple(f"{kind} ({counts[kind]}), {factor}" for kind, factor in columns)
     title = (
-        f"SNR [dB] (scale-invariant SNR), middles of {found['seen']} x {found['seen']}; networks but the "
+        f"SNR [dB] (scale-invariant SNR), images of up to {found['seen']} x {found['seen']}; networks but the "
         f"shipped one trained for about {found['minutes']:g} minutes of one processor each"
     )
     head = ("method", "mode", "parameters", "steps", *names, "100 images 64^2 -> 128^2 [processor s]")

@@ -15,7 +15,7 @@ from pnp_lofi.options import Iterations, Out, Overwrite, Precision, Prior, Resum
 from pnp_lofi.radio_commands import SIMULATE, SOLVE, simulate_radio, solve_radio
 
 # `pnp-lofi train ldct` is `python -m pnp_lofi.recipes.ldct train`
-RECIPES = ("denoise", "ldct", "massmap", "superres", "transpose")
+RECIPES = ("denoise", "generative", "ldct", "massmap", "superres", "transpose")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 solve = typer.Typer(no_args_is_help=True, help="Reconstruct an image from measurements.")
 simulate = typer.Typer(no_args_is_help=True, help="Make measurements of a known image.")
@@ -47,8 +47,7 @@ def train(
     images: Annotated[
         str,
         typer.Argument(
-            help='"natural", "natural-rgb", "radio", "ct", "kappa", a folder, or a recipe: denoise, ldct, massmap, '
-            "superres, transpose."
+            help=f'"natural", "natural-rgb", "radio", "ct", "kappa", a folder, or a recipe: {", ".join(RECIPES)}.'
         ),
     ],
     out: Out,

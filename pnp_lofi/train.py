@@ -99,7 +99,7 @@ def train(
     tensorboard: bool = False,
     resume: bool = False,
     keep_every: int = 500,
-    progress: bool = True,
+    progress: bool | None = None,
     dtype: torch.dtype | None = None,
 ) -> Figures:
     """Train a network and write its checkpoint.
@@ -116,6 +116,7 @@ def train(
         header, and the weights with the highest first figure are written to ``OUT.best``.
     :param picture: draws a picture of what the network does to a path, OUT.png, whenever it is validated.
     :param bool tensorboard: also write OUT.tb for TensorBoard.
+    :param bool progress: a bar on stderr; default: where stderr is a terminal.
     :param torch.dtype dtype: checkpoints store the weights so, and validation measures what they store.
     :returns: the figures of the last step and of ``validate``.
     :raises KeyboardInterrupt: after keeping the state.
@@ -132,7 +133,8 @@ def train(
     figures: Figures = {}
     begin, before = time.perf_counter(), run.seconds
     model.train()
-    bar = tqdm(total=settings.steps, initial=run.step, disable=not (progress and writes), unit="step", smoothing=0.05)
+    quiet = True if not writes else None if progress is None else not progress
+    bar = tqdm(total=settings.steps, initial=run.step, disable=quiet, unit="step", smoothing=0.05)
     with bar, _deferred_interrupt() as interrupted:
         while run.step < settings.steps:
             loss, psnr = run.advance()

@@ -106,7 +106,7 @@ def make_problem(name: str, x: Tensor, level: float, seed: int) -> Problem:
     kept = length >= length.quantile(1 - LARGEST)
     zeros = torch.where(kept, y, 0)
     largest = Derivatives(shape, coords[kept], sigma=sigma)
-    return Problem(name, largest, y[..., kept], "Poisson, others 0", lambda: whole.A_dagger(zeros), True)
+    return Problem(name, largest, y[..., kept], "Poisson (others 0)", lambda: whole.A_dagger(zeros), True)
 
 
 def methods(
@@ -208,6 +208,7 @@ def compare(
     checkpoint: Annotated[Path, typer.Argument(help="A generator, of recipes.generative.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder: results.json, a picture for each problem.")],
     problems: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(PROBLEMS),
+    only: Annotated[str | None, typer.Option(help="Methods, comma-separated, such as LoFi-ADMM,generator.")] = None,
     family: Annotated[str, typer.Option(help=f"Of the truth: {', '.join(FAMILIES)}.")] = "head",
     image: Annotated[Path | None, typer.Option(help="A truth of your own.")] = None,
     side: Annotated[int | None, typer.Option(help="Of the truth [pixel]; default the generator's.")] = None,
@@ -245,9 +246,14 @@ def compare(
         scale = 0.01 if quick else 1.0
         first, second = (max(2, round(n * scale * effort)) for n in STEPS[name])
         problem.steps = (first, second)
-        for method, answer in methods(problem, f, truth, out, scale, extra).items():
+        known = methods(problem, f, truth, out, scale, extra)
+        asked = list(known) if only is None else only.split(",")
+        if strange := [method for method in asked if method not in known]:
+            raise ValueError(f"methods are {', '.join(known)}, got {', '.join(strange)}")
+        for method in asked:
             if f"{name}/{method}" in kept.rows:
                 continue
+            answer = known[method]
             begin = perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the view is limited, and iterations are on purpose

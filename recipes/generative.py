@@ -1,10 +1,10 @@
 """A generator of one family of images: an auto-encoder, then a normalising flow on its latents (arXiv 2212.14042).
 
-Command:   python -m pnp_lofi.recipes.generative train -o heads.safetensors
+Command:   pnp-lofi train generative -o heads.safetensors
            python -m pnp_lofi.recipes.generative sample heads.safetensors -o samples.png --side 256
            (--quick tries each within a minute; ctrl-C or kill -9, then the same with --resume)
 Data:      procedural heads or chests (pnp_lofi.organs). Nothing is downloaded.
-Hardware:  1 CPU core and 1 GB for the small size, 64 x 64 pixels: some 12 minutes; the paper's, 128 x 128, wants a GPU.
+Hardware:  1 CPU core and 1 GB for the small size, 64 x 64 pixels: twenty minutes; the paper's, 128 x 128, wants a GPU.
 Expect:    held-out heads are reconstructed to what docs/generative.md shows, samples look like heads.
            `python -m pnp_lofi.recipes.continuous` solves inverse problems with the result.
 """
@@ -82,8 +82,8 @@ def train(
     out: Annotated[Path, typer.Option("-o", "--out", help="The generator; what is beside it keeps the run.")],
     family: Annotated[str, typer.Option(help=f"Of images: {', '.join(FAMILIES)}.")] = "head",
     size: Annotated[str, typer.Option(help="small, or paper (latent 512, 128 x 128 pixels).")] = "small",
-    count: Annotated[int, typer.Option(help="Images.")] = 1500,
-    steps: Annotated[int, typer.Option(help="Of the auto-encoder.")] = 1500,
+    count: Annotated[int, typer.Option(help="Images.")] = 3000,
+    steps: Annotated[int, typer.Option(help="Of the auto-encoder.")] = 4500,
     objects: Annotated[int, typer.Option(help="Images of a step.")] = 16,
     lr: Annotated[float, typer.Option(help="Adam's.")] = 2e-3,
     flow_steps: Annotated[int, typer.Option(help="Of the flow.")] = 1500,

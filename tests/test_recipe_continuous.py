@@ -18,7 +18,7 @@ from pnp_lofi.recipes.continuous import anchored, app, make_problem, shifted_snr
 
 METHODS = {
     "derivatives": {"Poisson", "TV", "LoFi-ADMM", "LoFi-HQS", "generator"},
-    "sparse": {"Poisson, others 0", "TV", "LoFi-ADMM", "LoFi-HQS", "generator"},
+    "sparse": {"Poisson (others 0)", "TV", "LoFi-ADMM", "LoFi-HQS", "generator"},
     "ct": {"FBP", "TV", "LoFi-ADMM", "LoFi-HQS", "generator"},
 }
 
@@ -47,6 +47,15 @@ def test_the_three_problems(checkpoint, tmp_path):
     assert all((out / f"{name}.png").exists() and not (out / f"{name}.run").exists() for name in METHODS)
     with pytest.raises(FileExistsError, match="--overwrite"):
         call(checkpoint, "-o", out, "--quick")
+
+
+def test_only_some_methods(checkpoint, tmp_path):
+    words = ["--quick", "--problems", "ct", "--field", "zoom", "--side", 20]
+    call(checkpoint, "-o", tmp_path / "a", *words, "--only", "generator,FBP")
+    found = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert list(found["problems"]["ct"]) == ["generator", "FBP"] and found["field"] == "zoom"
+    with pytest.raises(ValueError, match="methods are FBP, TV"):
+        call(checkpoint, "-o", tmp_path / "b", *words, "--only", "magic")
 
 
 def test_a_run_broken_off_goes_on_to_the_same_result(checkpoint, tmp_path, monkeypatch):

@@ -8,11 +8,14 @@ import torch
 from typer.testing import CliRunner
 
 from pnp_lofi.checkpoint import load_checkpoint, save_checkpoint
+from pnp_lofi.examples import Crops
 from pnp_lofi.images import save_image
+from pnp_lofi.learner import Learner
 from pnp_lofi.leaves import dead_leaves
 from pnp_lofi.metrics import snr
 from pnp_lofi.recipes.superres import app, build, enlarge, figures_of, natural, scale_invariant_snr
-from pnp_lofi.scales import resized
+from pnp_lofi.scales import Scales, resized
+from pnp_lofi.train import TrainSettings
 from pnp_lofi.zoom import zoom
 
 MODES = {"FunkNN": "factor", "FunkNN-fast": "any", "LoFi": "continuous", "LIIF": "any", "U-Net": "single"}
@@ -75,6 +78,19 @@ def test_figures():
     with torch.no_grad():
         expected = model.eval()(resized(x, (48, 48)))
     torch.testing.assert_close(enlarge(model, x, (48, 48)), expected)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("FunkNN", 160), ("FunkNN-fast", 50)])
+def test_few_steps_leave_the_kernel(name, steps):
+    """A start whose units die, or stay at the kernel, would gain nothing."""
+    torch.manual_seed(0)
+    model = build(name, width=16)
+    source = Scales(Crops(list(dead_leaves(12, 64, seed=1)), 32, 4), "continuous")
+    learner = Learner(model, source, TrainSettings(steps, 64, lr=3e-3, ema=0.9), {})
+    for _ in range(steps):
+        learner.advance()
+    held = list(dead_leaves(4, 64, seed=2)[:, None])
+    assert figures_of(model, held, 2)["snr"] > figures_of("bicubic", held, 2)["snr"] + 0.1
 
 
 def test_bad_input_is_told(trained, photos, tmp_path):

@@ -55,6 +55,13 @@ EVERY = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 # --- sizes
 
 
+def test_layers_in_bfloat16_are_near():
+    model, x = funknn().float(), image(1, 1, 12, 10).float()
+    full, low = zoom(model, x, 1.7), zoom(model, x, 1.7, compute_dtype=torch.bfloat16)
+    correction = (full - zoom("bicubic", x, 1.7)).norm()
+    assert low.dtype == torch.float32 and 1e-4 < float((low - full).norm() / correction) < 0.03
+
+
 @EVERY
 def test_any_shape(make):
     model, x = make(), image(2, 1, 9, 12)
