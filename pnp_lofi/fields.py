@@ -18,15 +18,17 @@ MANY = 100  # images from which on a progress bar is shown, where there is a ter
 TINY = 1e-6  # keeps logarithms, roots and quotients finite
 
 
-def stack(draw: Callable[[Generator, int], Image], count: int, size: int, seed: int, family: int) -> Tensor:
-    """Draw images 0..count-1 of a family, each from (seed, family, k); (count, 1, size, size) float32."""
+def stack(
+    draw: Callable[[Generator, int], Image], count: int, size: int, seed: int, family: int, channels: int = 1
+) -> Tensor:
+    """Draw images 0..count-1 of a family, each from (seed, family, k); (count, channels, size, size) float32."""
     if count < 1 or size < 16:
         raise ValueError(f"expected count >= 1 and size >= 16 pixels, got count {count}, size {size}")
     if seed < 0:
         raise ValueError(f"expected a seed >= 0, got {seed}")
-    images = np.empty((count, 1, size, size), np.float32)
+    images = np.empty((count, channels, size, size), np.float32)
     for k in tqdm(range(count), desc="drawing images", leave=False, disable=None if count >= MANY else True):
-        images[k, 0] = draw(np.random.default_rng([seed, family, k]), size)
+        images[k] = draw(np.random.default_rng([seed, family, k]), size)
     return torch.from_numpy(images)
 
 

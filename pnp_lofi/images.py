@@ -148,19 +148,20 @@ def _one_image(path: Path, grey: bool) -> Tensor:
     return load_image(path, grey=grey)[0]
 
 
-def permissive_photographs(*, min_size: int = 1) -> list[Tensor]:
+def permissive_photographs(*, min_size: int = 1, grey: bool = True) -> list[Tensor]:
     """The photographs in the installed scikit-image, scikit-learn and matplotlib that may be trained on.
 
     Read from the packages' own folders: nothing is downloaded. A file that a version of a package does not
     carry is left out. The held-out astronaut, camera and coffee are never among them.
 
     :param int min_size: leave out images with a shorter side [pixel].
-    :returns: list of (1, H, W) float32 in [0, 1].
+    :param bool grey: one channel each; else those that have colour, with it.
+    :returns: list of (1, H, W) or (3, H, W) float32 in [0, 1].
     :raises ImportError: if a package is missing.
     :raises ValueError: if no photograph is left.
     """
-    photographs = [load_image(f, grey=True)[0] for f in photograph_files()]
-    photographs = [p for p in photographs if min(p.shape[-2:]) >= min_size]
+    photographs = [load_image(f, grey=grey)[0] for f in photograph_files()]
+    photographs = [p for p in photographs if min(p.shape[-2:]) >= min_size and len(p) == (1 if grey else 3)]
     if not photographs:
         raise ValueError(f"expected photographs of {min_size} pixels a side, got none; lower min_size")
     return photographs

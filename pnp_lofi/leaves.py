@@ -1,7 +1,7 @@
 """Dead leaves: training images with the edges, shading and textures of photographs, made of random numbers."""
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,8 @@ BANK_SIZE = 256  # side of a stored texture, periodic [pixel]
 BANK_COUNT = 48
 MOST_LEAVES = 3000  # on 256 x 256 pixels
 SHAPES = ("disk", "ellipse", "rectangle", "polygon", "stroke", "arc")
+OPPONENT = np.array([[1, 1, -2], [3**0.5, -(3**0.5), 0]], np.float32) / 6**0.5  # to yellow and to red; neither is grey
+REDS = 0.5  # spread of the second beside the first
 SHAPE_ODDS = (0.14, 0.24, 0.18, 0.22, 0.11, 0.11)
 
 
@@ -32,6 +34,16 @@ def dead_leaves(count: int, size: int, *, seed: int) -> Tensor:
     Source: Lee, Mumford, Huang 2001 (IJCV 41). Differs: textures, shading, and a bounded number of leaves.
     """
     return stack(_dead_leaves, count, size, seed, 1)
+
+
+def colour_leaves(count: int, size: int, *, seed: int) -> Tensor:
+    """Dead leaves whose grey levels have hues: neighbours resemble each other, some images are nearly grey.
+
+    :param: as :func:`dead_leaves`.
+    :returns: (count, 3, size, size) float32 in [0, 1].
+    :raises ValueError: for count < 1 or size < 16.
+    """
+    return stack(partial(_dead_leaves, coloured=True), count, size, seed, 8, channels=3)
 
 
 @lru_cache(maxsize=1)
@@ -54,30 +66,42 @@ def _bank() -> np.ndarray:
     return np.clip(np.stack(bank), -2.5, 2.5).astype(np.float32)
 
 
-def _dead_leaves(rng: Generator, size: int) -> Image:
+def _dead_leaves(rng: Generator, size: int, coloured: bool = False) -> Image:
+    """(size, size), or (3, size, size) coloured."""
     spread = rng.uniform(0.1, 0.42)
     middle = rng.uniform(0.25, 0.7)
-    image = np.full((size, size), middle, np.float32)
+    image = np.full((3, size, size) if coloured else (size, size), middle, np.float32)
     if rng.random() < 0.06:
         beta = rng.uniform(1.4, 2.8)
         image += 0.5 * spread * gaussian_field(rng, size, beta)
+        if coloured:
+            image += np.tensordot(_hues(rng, size), OPPONENT, (0, 0)).transpose(2, 0, 1)
     else:
         _paint_leaves(rng, image, middle, spread)
     if rng.random() < 0.3:  # uneven light
         image *= np.exp(rng.uniform(0.05, 0.3) * gaussian_field(rng, size, 3.2))
     if rng.random() < 0.55:
-        image = blur(image, rng.uniform(0.3, 0.9) if rng.random() < 0.92 else rng.uniform(0.9, 1.8))
+        width = rng.uniform(0.3, 0.9) if rng.random() < 0.92 else rng.uniform(0.9, 1.8)
+        image = np.stack([blur(part, width) for part in image]) if coloured else blur(image, width)
     image = image.clip(0, 1)
     if rng.random() < 0.4:
         image = image ** np.float32(log_uniform(rng, 0.6, 1.7))
     return image
 
 
+def _hues(rng: Generator, size: int) -> np.ndarray:
+    """(2, size, size): how yellow and how red places are, smooth, about a cast of the whole image."""
+    depth = log_uniform(rng, 0.01, 0.2)
+    fields = np.stack([gaussian_field(rng, size, 3.0) for _ in OPPONENT]) + rng.normal(0, 0.7, (2, 1, 1))
+    return (depth * np.array([1, REDS])[:, None, None] * fields).astype(np.float32)
+
+
 class _Leaf(NamedTuple):
-    """Grey level, centre, radius r [pixel], direction [rad], and the uniform numbers p that say the rest."""
+    """Grey level or colour (3, 1, 1), centre, radius r [pixel], direction [rad], and the uniform numbers p that say
+    the rest."""
 
     shape: str
-    grey: float
+    grey: float | np.ndarray
     centre: list[float]
     r: float
     flow: float
@@ -86,7 +110,7 @@ class _Leaf(NamedTuple):
 
 def _paint_leaves(rng: Generator, image: Image, middle: float, spread: float) -> None:
     """Paint leaves into ``image``, last on top; the first covers all of it."""
-    size = len(image)
+    size = image.shape[-1]
     radius = _radii(rng, size)
     count = len(radius)
     rank = rng.choice([0.0, 0.7, 2.0]) * np.log(radius) + rng.standard_normal(count)  # 0: order is random
@@ -104,8 +128,12 @@ def _paint_leaves(rng: Generator, image: Image, middle: float, spread: float) ->
     numbers = rng.random((count, 20))
     numbers[numbers[:, 11] > rng.uniform(0.1, 0.75), 12] = 0  # no texture
     sharp = bool(rng.random() < 0.6)
+    if image.ndim == 3:
+        hue = _hues(rng, size)[:, row, column]
+        hue += rng.uniform(0.2, 1.2) * np.abs(hue).mean() * rng.laplace(0, 1, hue.shape)
+        colour = (grey + OPPONENT.T @ hue).clip(0.02, 0.98).astype(np.float32)
     for k in np.argsort(-rank):
-        tone = float(grey[k].clip(0.02, 0.98))
+        tone = float(grey[k].clip(0.02, 0.98)) if image.ndim == 2 else colour[:, k, None, None]
         leaf = _Leaf(SHAPES[shapes[k]], tone, where[k].tolist(), float(radius[k]), float(flow[k]), numbers[k].tolist())
         _paint_leaf(image, leaf, sharp)
 
@@ -128,7 +156,7 @@ def _paint_leaf(image: Image, leaf: _Leaf, sharp: bool) -> None:
     shadow = 0.4 * r * p[3] if p[2] < 0.2 and r > 4 else 0.0
     reach = (1.45 if shape in ("rectangle", "polygon") else 1.1) * r + soft + shadow + 1
     top, left = (max(0, int(c - reach)) for c in centre)
-    bottom, right = (min(len(image), int(c + reach) + 2) for c in centre)
+    bottom, right = (min(image.shape[-1], int(c + reach) + 2) for c in centre)
     if top >= bottom or left >= right:
         return
     y = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(centre[0])
@@ -139,10 +167,10 @@ def _paint_leaf(image: Image, leaf: _Leaf, sharp: bool) -> None:
         angle = math.pi * p[4] if p[5] < 0.6 else math.pi / 2 * round(2 * p[4]) + 0.1 * (p[6] - 0.5)
     u, v = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
     distance = _distance(shape, u, v, r, p)
-    box = image[top:bottom, left:right]
+    box = image[..., top:bottom, left:right]
     if shadow:
         box *= 1 - (0.2 + 0.5 * p[7]) * (1 - distance / np.float32(shadow)).clip(0, 1)
-    shade = np.float32(grey * 0.6 * (p[8] - 0.5) / min(r, len(image)))
+    shade = np.float32(grey * 0.6 * (p[8] - 0.5) / min(r, image.shape[-1]))
     value = grey + shade * u
     if p[9] < 0.25:  # rounded: darker towards the rim
         value = value * (1 - (0.1 + 0.5 * p[10]) * (1 + distance / np.float32(r)).clip(0, 1) ** 3)

@@ -34,6 +34,7 @@ from pnp_lofi.units import (
     TAP_BYTES,
     check_coords,
     check_image,
+    divisor,
     noise_unit,
     pixel_numbers,
     pixels_at_once,
@@ -150,18 +151,20 @@ class LoFi(nn.Module):
         chunk: int | None = None,
         max_memory: float | None = None,
         compute_dtype: torch.dtype | None = None,
+        most: float | None = None,
     ) -> Tensor:
         """Every pixel of the grid.
 
         :param torch.Tensor q: (B, C, H, W).
         :param sigma: noise standard deviation in the units of q: a number, (B,), or a map broadcastable to
-            (B, 1, H, W). Only for an equivariant network, which needs it.
+            (B, 1, H, W), >= 0. Only for an equivariant network, which needs it; where it is 0 a residual one answers q.
         :param tuple shape: (H', W') of another grid over the same square to evaluate on; default: that of q.
         :param int chunk: pixels worked on at once; default 4096, on a GPU 131072.
         :param float max_memory: sets chunk instead: working memory beyond q and the result [MB]; what torch
             compiles and packs takes some 30 MB besides, once.
         :param torch.dtype compute_dtype: precision of the matrix products; default that of q. The result
             has the dtype of q.
+        :param float most: an equivariant, residual network changes q by at most so many sigma; default: no limit.
         :returns: (B, C_out, H, W).
         """
         check_image(q, self.in_channels)
@@ -171,7 +174,7 @@ class LoFi(nn.Module):
         if gathered:
             height, width = shape or (q.shape[-2], q.shape[-1])
             where = torch.cartesian_prod(*(torch.arange(n, device=q.device) for n in (height, width)))
-            pixels = self._chunked(q, where[None], (height, width), sigma, dtype, chunk)
+            pixels = self._chunked(q, where[None], (height, width), sigma, dtype, chunk, most)
             return pixels.transpose(1, 2).reshape(len(q), self.out_channels, height, width)
         noise, seen = self._noise(sigma, q), self._see(q)
         margin, matrix = self._stencil(seen, dtype)
@@ -182,7 +185,7 @@ class LoFi(nn.Module):
         for b, rows, columns in tiles(batch, height, width, chunk):
             sigmas = noise if noise.ndim == 0 else noise[b, 0, rows, columns].reshape(-1, 1)
             patch = self._tile_patch(seen, (b, rows, columns), margin, matrix)
-            pixels = self._network(patch, sigmas, mlp)
+            pixels = self._network(patch, sigmas, mlp, most)
             if torch.is_grad_enabled():
                 parts.append(pixels)
             else:
@@ -287,6 +290,7 @@ class LoFi(nn.Module):
         sigma: float | Tensor | None,
         dtype: torch.dtype,
         chunk: int,
+        most: float | None = None,
     ) -> Tensor:
         """(B, P, C_out) at ``where``, (1 or B, P, 2): coordinates, or pixels of a grid of this shape."""
         noise, seen = self._noise(sigma, q), self._see(q)
@@ -297,7 +301,7 @@ class LoFi(nn.Module):
             sigmas = noise if noise.ndim == 0 else sample_level(noise, points).reshape(-1, 1)
             offsets = self._offsets(seen, points, sigmas)
             patch = self._centre(gather(seen, points, offsets, self.kernel_a).flatten(0, 1))
-            pixels = self._network(patch.to(dtype), sigmas, mlp).reshape(len(q), -1, self.out_channels)
+            pixels = self._network(patch.to(dtype), sigmas, mlp, most).reshape(len(q), -1, self.out_channels)
             answer = self._finish_at(q, seen, points, offsets, pixels.to(q.dtype))
             if out is None:
                 done.append(answer)
@@ -329,7 +333,7 @@ class LoFi(nn.Module):
             for k in range(len(self.ccpg.networks)):
                 patch = gather(seen, points, offsets, self.kernel_a).flatten(0, 1)
                 patch = self._centre(patch)
-                found = self.ccpg.offsets(k, patch / noise[..., None] if self.equivariant else patch)
+                found = self.ccpg.offsets(k, patch / divisor(noise)[..., None] if self.equivariant else patch)
                 offsets = self.geometry.stretch(found.reshape(*points.shape[:2], -1, 2), shape)
         return offsets
 
@@ -372,17 +376,19 @@ class LoFi(nn.Module):
         """Packed layers do not pass NaN on, so they are for finite inputs without gradients."""
         return self.mlp if torch.is_grad_enabled() or not all(map(finite, inputs)) else self.mlp.prepared(dtype)
 
-    def _network(self, patch: Tensor, noise: Tensor, mlp: Network) -> Tensor:
+    def _network(self, patch: Tensor, noise: Tensor, mlp: Network, most: float | None = None) -> Tensor:
         """(P, C, K) centred patches -> (P, C_out), without the residual."""
         if self.equivariant:
             noise = noise.to(patch.dtype)
-            patch = patch / noise[..., None]
+            patch = patch / divisor(noise)[..., None]
         if isinstance(self.mlp, MultiMLP):  # a ray's inputs are ordered channel first, then ring
             patch = patch.reshape(len(patch), self.seen_channels, self.rays, self.rings)
             pixels = mlp(patch.permute(2, 0, 1, 3).reshape(self.rays, len(patch), -1))
         else:
             pixels = mlp(patch.flatten(1))
-        return pixels * noise if self.equivariant else pixels
+        if not self.equivariant:
+            return pixels
+        return (pixels if most is None or not self.residual else pixels.clamp(-most, most)) * noise
 
     def _finish(self, q: Tensor, seen: Tensor, out: Tensor) -> Tensor:
         """The answer on the grid of q from the network's (B, C_out, H, W)."""

@@ -12,7 +12,16 @@ from pnp_lofi.kernels import gather
 from pnp_lofi.mlp import MLP
 from pnp_lofi.sampling import coordinates, grid_coords, padded_tile, positions, sample, sample_level, windows
 from pnp_lofi.tiles import Tile, join, tiles
-from pnp_lofi.units import GATHERED, TAP_BYTES, check_coords, check_image, noise_unit, pixel_numbers, pixels_at_once
+from pnp_lofi.units import (
+    GATHERED,
+    TAP_BYTES,
+    check_coords,
+    check_image,
+    divisor,
+    noise_unit,
+    pixel_numbers,
+    pixels_at_once,
+)
 
 Run = Callable[[Tensor, Tensor], Tensor]  # a tile with its margin, and its noise level
 SMALLEST_BOX = 1024  # pixels; below that splitting a group saves nothing, its margin is larger
@@ -27,8 +36,8 @@ class SharedLoFi(nn.Module):
 
     LoFi's patch of K points becomes a patch of features, each of which is computed once per pixel and read by all
     neighbours on a lattice e_j. Everything is in units of sigma and blind to a constant (A and W have zero mean), so
-    D(a q + c, a sigma) = a D(q, sigma) + c. Pixels depend on ``reach`` pixels around them and nothing else: tiles are
-    exact, shifts too. Three ways in, as in :class:`~pnp_lofi.lofi.LoFi`, and ``interior`` for training.
+    D(a q + c, a sigma) = a D(q, sigma) + c, and D(q, 0) = q. Pixels depend on ``reach`` pixels around them and nothing
+    else: tiles are exact, shifts too. Three ways in, as in :class:`~pnp_lofi.lofi.LoFi`, and ``interior`` for training.
 
     :param int in_channels: channels of q and of f.
     :param int window: side of the window w that a feature sees [pixel], odd.
@@ -86,12 +95,14 @@ class SharedLoFi(nn.Module):
         chunk: int | None = None,
         max_memory: float | None = None,
         compute_dtype: torch.dtype | None = None,
+        most: float | None = None,
     ) -> Tensor:
         """Every pixel of the grid; arguments and result as :meth:`~pnp_lofi.lofi.LoFi.forward`."""
         check_image(q, self.in_channels)
         if shape is not None and tuple(shape) != tuple(q.shape[-2:]):
             coords = grid_coords(shape, dtype=torch.float64, device=q.device)
-            pixels = self.at(q, coords, sigma, chunk=chunk, max_memory=max_memory, compute_dtype=compute_dtype)
+            budget: dict[str, Any] = {"chunk": chunk, "max_memory": max_memory}
+            pixels = self.at(q, coords, sigma, compute_dtype=compute_dtype, most=most, **budget)
             return pixels.transpose(1, 2).reshape(len(q), self.out_channels, *shape)
         noise, dtype = noise_unit(sigma, q), compute_dtype or q.dtype
         chunk = pixels_at_once(q.device, chunk, max_memory, self.bytes_per_pixel(dtype), default=CHUNK)
@@ -100,15 +111,17 @@ class SharedLoFi(nn.Module):
         batch, _, height, width = q.shape
         cut = list(tiles(batch, height, width, chunk, square=True))
         if torch.is_grad_enabled() and cut:
-            parts = [self._tile(q, noise, tile, dtype).permute(1, 2, 0).flatten(0, 1) for tile in cut]
+            parts = [self._tile(q, noise, tile, dtype, most).permute(1, 2, 0).flatten(0, 1) for tile in cut]
             return join(parts, batch, height, width, chunk, square=True).permute(0, 3, 1, 2)
         out = torch.empty_like(q)
-        run = self._on_cpu(dtype) if q.device.type == "cpu" and finite(q) else None
+        run = self._on_cpu(dtype, most) if q.device.type == "cpu" and finite(q) else None
         for b, rows, columns in cut:
-            out[b, :, rows, columns] = self._tile(q, noise, (b, rows, columns), dtype, run)
+            out[b, :, rows, columns] = self._tile(q, noise, (b, rows, columns), dtype, most, run)
         return out
 
-    def interior(self, q: Tensor, sigma: Tensor, *, compute_dtype: torch.dtype | None = None) -> Tensor:
+    def interior(
+        self, q: Tensor, sigma: Tensor, *, compute_dtype: torch.dtype | None = None, most: float | None = None
+    ) -> Tensor:
         """All pixels that are ``reach`` or more away from the border: the training path, differentiable.
 
         :param torch.Tensor q: (B, C, H, W).
@@ -134,13 +147,14 @@ class SharedLoFi(nn.Module):
         unit = unit.to(dtype).contiguous(memory_format=torch.channels_last)
         seen = self.windows.shape[-1] // 2
         h = conv2d(_cropped(unit, self.reach - seen - self.around), _zero_mean(self.windows).to(dtype))
-        h = h / _level(sigma, self.reach - self.around).to(dtype) + self.windows_bias.to(dtype)[:, None, None]
+        h = h / divisor(_level(sigma, self.reach - self.around)).to(dtype) + self.windows_bias.to(dtype)[:, None, None]
         h = linear(h.relu_().permute(0, 2, 3, 1), self.summary.to(dtype), self.summary_bias.to(dtype))
         features = h.relu_().permute(0, 3, 1, 2)
         mixed = conv2d(features, self.neighbours.to(dtype), self.neighbours_bias.to(dtype), dilation=self.spacing)
         own = conv2d(_cropped(unit, self.reach - self.raw.shape[-1] // 2), _zero_mean(self.raw).to(dtype))
-        mixed = (mixed + own / _level(sigma, self.reach).to(dtype)).relu_().permute(0, 2, 3, 1)
+        mixed = (mixed + own / divisor(_level(sigma, self.reach)).to(dtype)).relu_().permute(0, 2, 3, 1)
         out = self.mixer(mixed.flatten(0, 2)).reshape(*mixed.shape[:3], -1).permute(0, 3, 1, 2)
+        out = out if most is None else out.clamp(-most, most)
         return out.to(q.dtype) * _level(sigma, self.reach) + _cropped(q, self.reach)
 
     def at(
@@ -152,8 +166,9 @@ class SharedLoFi(nn.Module):
         chunk: int | None = None,
         max_memory: float | None = None,
         compute_dtype: torch.dtype | None = None,
+        most: float | None = None,
     ) -> Tensor:
-        """Any coordinates of the unit square; arguments and result as :meth:`~pnp_lofi.lofi.LoFi.at`.
+        """Any coordinates of the unit square; arguments and result as :meth:`~pnp_lofi.lofi.LoFi.at`, and ``most``.
 
         Neighbouring coordinates are worked on together: features are computed on the grid inside their bounding box,
         the patches of raw pixels and of features are interpolated around the coordinate. Twice differentiable in the
@@ -173,7 +188,7 @@ class SharedLoFi(nn.Module):
         out, items = q.new_empty(len(q), points.shape[1], self.out_channels), []
         for b in range(len(q)):
             here, groups = noise if noise.ndim == 0 else noise[b : b + 1], near(points[b].detach(), chunk)
-            answers = (self._at(q[b : b + 1], points[b, index], here, dtype) for index in groups)
+            answers = (self._at(q[b : b + 1], points[b, index], here, dtype, most) for index in groups)
             if torch.is_grad_enabled() and groups:  # autograd would copy the whole for each group written into it
                 items.append(torch.cat(list(answers))[torch.cat(groups).argsort()])
             else:
@@ -194,7 +209,7 @@ class SharedLoFi(nn.Module):
         where = torch.stack([index // shape[1], index % shape[1]], -1).double()
         return self.at(q, coordinates(where, shape), sigma, compute_dtype=compute_dtype)
 
-    def _at(self, q: Tensor, points: Tensor, noise: Tensor, dtype: torch.dtype) -> Tensor:
+    def _at(self, q: Tensor, points: Tensor, noise: Tensor, dtype: torch.dtype, most: float | None) -> Tensor:
         """(P, C_out) at pixel positions (P, 2) of one image."""
         low = points.detach().floor().amin(0).long() - self.around - 1
         high = points.detach().ceil().amax(0).long() + self.around + 2
@@ -203,27 +218,31 @@ class SharedLoFi(nn.Module):
         unit = padded_tile(q, box, seen)[None]
         level = noise if noise.ndim == 0 else padded_tile(noise, box, 0)[None]
         unit = (unit - unit.mean((-2, -1), keepdim=True) if dtype in LOW else unit).to(dtype)
-        h = conv2d(unit, _zero_mean(self.windows).to(dtype)) / level.to(dtype)
+        h = conv2d(unit, _zero_mean(self.windows).to(dtype)) / divisor(level).to(dtype)
         h = (h + self.windows_bias.to(dtype)[:, None, None]).relu().permute(0, 2, 3, 1)
         h = linear(h, self.summary.to(dtype), self.summary_bias.to(dtype)).relu().permute(0, 3, 1, 2)
         own = noise if noise.ndim == 0 else sample_level(noise, points[None]).T
         lattice = _square(self.points, self.spacing, points)
         patch = gather(h, points[None] - low, lattice)[0].flatten(1)
         raw = gather(q, points[None], _square(self.raw.shape[-1], 1, points))[0]
-        raw = ((raw - raw.mean(-1, keepdim=True)).flatten(1) / own).to(dtype)
+        raw = ((raw - raw.mean(-1, keepdim=True)).flatten(1) / divisor(own)).to(dtype)
         mixed = linear(patch, self.neighbours.flatten(1).to(dtype), self.neighbours_bias.to(dtype))
         mixed = mixed + linear(raw, _zero_mean(self.raw).flatten(1).to(dtype))
-        return self.mixer(mixed.relu()).to(q.dtype) * own + sample(q, points[None])[0]
+        out = self.mixer(mixed.relu()).to(q.dtype)
+        return (out if most is None else out.clamp(-most, most)) * own + sample(q, points[None])[0]
 
-    def _tile(self, q: Tensor, noise: Tensor, tile: Tile, dtype: torch.dtype, run: Run | None = None) -> Tensor:
+    def _tile(
+        self, q: Tensor, noise: Tensor, tile: Tile, dtype: torch.dtype, most: float | None, run: Run | None = None
+    ) -> Tensor:
         """(C_out, h, w): a tile of the grid."""
         padded = padded_tile(q, tile, self.reach)
         level = noise if noise.ndim == 0 else padded_tile(noise, tile, self.reach)
         if run is not None:
             return run(padded, level)
-        return self.interior(padded[None], level if level.ndim == 0 else level[None], compute_dtype=dtype)[0]
+        level = level if level.ndim == 0 else level[None]
+        return self.interior(padded[None], level, compute_dtype=dtype, most=most)[0]
 
-    def _on_cpu(self, dtype: torch.dtype) -> Run:
+    def _on_cpu(self, dtype: torch.dtype, most: float | None) -> Run:
         """``interior`` of one tile without gradients, in (pixels, features) layout, weights packed once.
 
         oneDNN's convolution is slow where it reads one channel, so windows are copied and multiplied there; the
@@ -248,6 +267,7 @@ class SharedLoFi(nn.Module):
             mixed = mixed.reshape(-1, mixed.shape[-1])
             mixed = mixed.add_(own(_windows(_cropped(unit, self.reach - raw), raw, here))).relu_()
             out = mixer(mixed).reshape(*size, count).permute(2, 0, 1)
+            out = out if most is None else out.clamp_(-most, most)
             return out.to(padded.dtype) * here + _cropped(padded, self.reach)
 
         return run
@@ -286,7 +306,7 @@ def _windows(x: Tensor, margin: int, level: Tensor) -> Tensor:
     """(C, h + 2 margin, w + 2 margin) -> (h w, C S^2) in units of level, () or (1, h, w)."""
     view = windows(x[None], margin)[0]
     flat = view.reshape(view.shape[0] * view.shape[1], -1)
-    return flat / level.reshape(-1, 1).to(x.dtype)
+    return flat / divisor(level).reshape(-1, 1).to(x.dtype)
 
 
 def _level(sigma: Tensor, margin: int) -> Tensor:

@@ -2,55 +2,61 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pnp_lofi.examples import Batch, Crops, Mixture, Noisy
+from pnp_lofi.convergence import convergence
+from pnp_lofi.examples import Batch, Crops, Mixture
 from pnp_lofi.images import image_folder, permissive_photographs
-from pnp_lofi.launch import working_device
-from pnp_lofi.leaves import dead_leaves
-from pnp_lofi.metrics import psnr
-from pnp_lofi.shared import SharedLoFi
+from pnp_lofi.leaves import colour_leaves, dead_leaves
+from pnp_lofi.organs import chest, head
 from pnp_lofi.skies import radio_sky
-from pnp_lofi.supervised import answer
-from pnp_lofi.train import TrainSettings, check_run, train
 
 COUNT = 600  # procedural images of a set
+QUARTER = 200  # where natural images are a quarter only
 SIDE = 256  # their side [pixel]
 FIELD = 128  # side of a sky that is small as a whole [pixel]
 SCALES = (1.0, 0.7, 0.5)  # photographs are also shown shrunk
-OBJECTS = 32  # crops of a step
-TILE = 16  # side of what is learned from a crop [pixel]
-HELD_OUT = 10_000  # seed of the images that only measure
+SLICES = {128: 300, 256: 200, 512: 60}  # of chests and of heads, of a side [pixel]: pixels of 0.5 to 3 mm
+CELLS = (0.3, 0.6, 1.2)  # pixels of convergence maps [arcmin]
+LEVELS = (1e-4, 0.5)  # noise levels, of range 1
+FOLDER_LEVELS = (2e-3, 0.25)  # of a user's images, which often have 8 bits
 
-# Size S, made for 2 cores: 0.22 million multiply-adds a pixel, the best of what benchmarks/sharing.py tried up to 0.25.
-ARCHITECTURE: dict[str, Any] = {
-    "window": 9, "filters": 96, "features": 24, "points": 7, "spacing": 2, "raw": 11, "hidden": (144, 128),
-}  # fmt: skip
-LEVELS = {"natural": (2e-3, 0.25), "radio": (1e-4, 0.3)}  # noise levels, of range 1
-PROBES = {"natural": (15 / 255, 25 / 255, 50 / 255), "radio": (1e-3, 3e-3, 1e-2)}
-TRAINED_ON = {
-    "natural": "procedural dead leaves; photographs of scikit-image (chelsea, rocket, moon, hubble_deep_field, "
-    "retina, brick, grass, gravel, coins, ihc, motorcycle pair), scikit-learn (china, flower) and matplotlib "
-    "(grace_hopper); their licences: pnp_lofi/weights/README.md",
-    "radio": "procedural radio skies (galaxies, doubles, point sources, filaments, remnants, diffuse emission), with a "
-    "quarter of the images of 'natural'",
-}
+PHOTOGRAPHS = (
+    "photographs of scikit-image (chelsea, rocket, moon, hubble_deep_field, retina, brick, grass, gravel, coins, ihc, "
+    "motorcycle pair), scikit-learn (china, flower) and matplotlib (grace_hopper); their licences: "
+    "pnp_lofi/weights/README.md"
+)
 
 
-def natural_batches(size: int, objects: int, seed: int) -> Batch:
+class Kind(NamedTuple):
+    """What a kind of prior is trained and measured on.
+
+    :param Callable batches: (size of a crop, crops, seed) -> what draws batches.
+    :param Callable images: (count, size, seed) -> procedural images (count, C, size, size) of range 1.
+    :param tuple probes: noise levels of the held-out figures; the first decides.
+    """
+
+    batches: Callable[[int, int, int], Batch]
+    images: Callable[[int, int, int], Tensor]
+    probes: tuple[float, ...]
+    trained_on: str
+    channels: int = 1
+
+
+def natural_batches(size: int, objects: int, seed: int, count: int | None = None) -> Batch:
     """Half dead leaves, half photographs at several scales."""
-    photographs = [
-        x if scale == 1 else interpolate(x[None], scale_factor=scale, mode="bicubic", antialias=True)[0].clamp(0, 1)
-        for x in permissive_photographs()
-        for scale in SCALES
-    ]
-    leaves = list(dead_leaves(COUNT, max(SIDE, size), seed=seed))
-    return Mixture([Crops(leaves, size, objects), Crops(photographs, size, objects)], [0.5, 0.5])
+    leaves = list(dead_leaves(count or COUNT, max(SIDE, size), seed=seed))
+    return Mixture([Crops(leaves, size, objects), Crops(_photographs(grey=True), size, objects)], [0.5, 0.5])
+
+
+def colour_batches(size: int, objects: int, seed: int) -> Batch:
+    """Half coloured dead leaves, half the photographs that have colour."""
+    leaves = list(colour_leaves(COUNT, max(SIDE, size), seed=seed))
+    return Mixture([Crops(leaves, size, objects), Crops(_photographs(grey=False), size, objects)], [0.5, 0.5])
 
 
 def radio_batches(size: int, objects: int, seed: int) -> Batch:
@@ -60,9 +66,30 @@ def radio_batches(size: int, objects: int, seed: int) -> Batch:
     sources: list[Batch] = [
         Crops(whole, size, objects, tries=3),
         Crops(parts, size, objects, tries=3),
-        natural_batches(size, objects, seed),
+        natural_batches(size, objects, seed, QUARTER),
     ]
     return Mixture(sources, [0.35, 0.4, 0.25])
+
+
+def ct_batches(size: int, objects: int, seed: int) -> Batch:
+    """Three quarters slices of chests and heads at several scales, one quarter natural images."""
+    sources: list[Batch] = [
+        Crops(list(_slices(draw(count, max(side, size), seed=seed))), size, objects, tries=2)
+        for draw in (chest, head)
+        for side, count in SLICES.items()
+    ]
+    natural = natural_batches(size, objects, seed, QUARTER)
+    return Mixture([*sources, natural], [*[0.75 / len(sources)] * len(sources), 0.25])
+
+
+def kappa_batches(size: int, objects: int, seed: int) -> Batch:
+    """Three quarters convergence maps of several pixel sizes, one quarter natural images."""
+    sources: list[Batch] = [
+        Crops(list(_maps(COUNT // len(CELLS), max(SIDE, size), cell, seed + k)), size, objects)
+        for k, cell in enumerate(CELLS)
+    ]
+    natural = natural_batches(size, objects, seed, QUARTER)
+    return Mixture([*sources, natural], [*[0.75 / len(sources)] * len(sources), 0.25])
 
 
 def folder_batches(folder: str | os.PathLike[str], size: int, objects: int) -> Batch:
@@ -70,63 +97,65 @@ def folder_batches(folder: str | os.PathLike[str], size: int, objects: int) -> B
     return Crops(image_folder(folder), size, objects)
 
 
-def held_out_figures(kind: str, size: int = 256) -> Callable[[SharedLoFi], dict[str, float]]:
-    """Measures a denoiser on procedural images that training never sees: PSNR [dB], range 1, mean over 8."""
-    images = {"natural": dead_leaves, "radio": radio_sky}[kind](8, size, seed=HELD_OUT)
-
-    def figures(model: SharedLoFi) -> dict[str, float]:
-        found = {}
-        for sigma in PROBES[kind]:
-            noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(HELD_OUT))
-            out: Tensor = answer(model, images + sigma * noise, sigma)
-            each = [psnr(a, b, 1.0) for a, b in zip(out, images, strict=True)]
-            found[f"held-out PSNR at sigma {sigma:.4f}"] = sum(each) / len(each)
-        return found
-
-    return figures
+def _photographs(*, grey: bool) -> list[Tensor]:
+    return [
+        x if scale == 1 else interpolate(x[None], scale_factor=scale, mode="bicubic", antialias=True)[0].clamp(0, 1)
+        for x in permissive_photographs(grey=grey)
+        for scale in SCALES
+    ]
 
 
-def train_prior(
-    images: str,
-    out: str | os.PathLike[str],
-    *,
-    size: int | None = None,
-    device: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    command: str = "",
-    **settings: Any,
-) -> dict[str, float]:
-    """Train a denoiser of the shipped priors' architecture: what `pnp-lofi train` does.
+def _slices(hu: Tensor) -> Tensor:
+    """Hounsfield units to [0, 1]; 1 is 1000 HU."""
+    return ((hu + 1000) / 2000).clamp(0, 1)
 
-    :param str images: "natural", "radio", or a folder of images.
-    :param out: checkpoint to write; the state of a broken-off run is OUT.state.
-    :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side.
-    :param str device: see :func:`~pnp_lofi.launch.working_device`.
-    :param bool resume: go on from OUT.state.
-    :param settings: fields of :class:`TrainSettings`; objects, the crops of a step; sigma_min and sigma_max, which
-        default to those of the kind of images.
-    :raises FileExistsError: if OUT or OUT.state exists and neither resume nor overwrite is asked for.
-    """
-    check_run(out, resume=resume, overwrite=overwrite)
-    kind = images if images in LEVELS else "natural"
-    low, high = LEVELS[kind]
-    low, high = settings.pop("sigma_min", low), settings.pop("sigma_max", high)
-    objects = settings.pop("objects", OBJECTS)
-    chosen = TrainSettings(**settings)
-    torch.manual_seed(chosen.seed)
-    model = SharedLoFi(**ARCHITECTURE).to(working_device(device))
-    size = TILE + 2 * model.reach if size is None else size
-    if size <= 2 * model.reach:
-        raise ValueError(
-            f"the network reaches {model.reach} pixels: crops need more than {2 * model.reach}, got {size}"
-        )
-    if images in LEVELS:
-        make = {"natural": natural_batches, "radio": radio_batches}[kind]
-        batches, trained_on = make(size, objects, chosen.seed), TRAINED_ON[kind]
-    else:
-        batches, trained_on = folder_batches(images, size, objects), f"folder {Path(images).name}"
-    about = {"trained_on": trained_on, "crop": size, "command": command, "objects": objects}
-    about |= {"sigma_range": [low, high], "value_range": [0.0, 1.0], "recipe": "prior"}
-    source = Noisy(batches, low, high)
-    return train(model, source, chosen, out, about=about, validate=held_out_figures(kind), resume=resume)
+
+def _bodies(count: int, size: int, seed: int) -> Tensor:
+    """Chests, and as many heads or one less."""
+    parts = [chest(count - count // 2, size, seed=seed)] + ([head(count // 2, size, seed=seed)] if count > 1 else [])
+    return _slices(torch.cat(parts))
+
+
+def _maps(count: int, size: int, cell: float, seed: int) -> Tensor:
+    """Convergence maps from 0 to 1 each: the network sees neither offset nor scale."""
+    kappa = convergence(count, size, cell, seed=seed)
+    low, high = kappa.amin((1, 2, 3), keepdim=True), kappa.amax((1, 2, 3), keepdim=True)
+    return (kappa - low) / (high - low)
+
+
+PHOTOGRAPH_LEVELS = (15 / 255, 25 / 255, 50 / 255, 1e-4)
+KINDS = {
+    "natural": Kind(
+        natural_batches,
+        lambda count, size, seed: dead_leaves(count, size, seed=seed),
+        PHOTOGRAPH_LEVELS,
+        f"procedural dead leaves; {PHOTOGRAPHS}",
+    ),
+    "natural-rgb": Kind(
+        colour_batches,
+        lambda count, size, seed: colour_leaves(count, size, seed=seed),
+        PHOTOGRAPH_LEVELS,
+        f"procedural coloured dead leaves; those that have colour of the {PHOTOGRAPHS}",
+        channels=3,
+    ),
+    "radio": Kind(
+        radio_batches,
+        lambda count, size, seed: radio_sky(count, size, seed=seed),
+        (1e-3, 3e-3, 1e-2, 1e-4),
+        "procedural radio skies (galaxies, doubles, point sources, filaments, remnants, diffuse emission), with a "
+        "quarter of the images of 'natural'",
+    ),
+    "ct": Kind(
+        ct_batches,
+        _bodies,
+        (5e-3, 2e-2, 1e-1, 1e-4),
+        "procedural slices of chests and heads, (HU + 1000) / 2000 clipped to [0, 1], with a quarter of the images of "
+        "'natural'",
+    ),
+    "kappa": Kind(
+        kappa_batches,
+        lambda count, size, seed: _maps(count, size, CELLS[0], seed),
+        (2e-2, 1e-1, 3e-1, 1e-4),
+        "procedural convergence maps of weak lensing, each scaled to [0, 1], with a quarter of the images of 'natural'",
+    ),
+}

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pnp_lofi.checkpoint import save_checkpoint
+from pnp_lofi.checkpoint import rounded, save_checkpoint
 from pnp_lofi.examples import Source
 from pnp_lofi.files import check_writable
 from pnp_lofi.learner import Learner
@@ -100,6 +100,7 @@ def train(
     resume: bool = False,
     keep_every: int = 500,
     progress: bool | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Figures:
     """Train a network and write its checkpoint.
 
@@ -116,6 +117,7 @@ def train(
     :param picture: draws a picture of what the network does to a path, OUT.png, whenever it is validated.
     :param bool tensorboard: also write OUT.tb for TensorBoard.
     :param bool progress: a bar on stderr; default: where stderr is a terminal.
+    :param torch.dtype dtype: checkpoints store the weights so, and validation measures what they store.
     :returns: the figures of the last step and of ``validate``.
     :raises KeyboardInterrupt: after keeping the state.
     :raises FloatingPointError: if the loss is not finite.
@@ -144,7 +146,7 @@ def train(
                 figures = {"loss": float(loss), "psnr": float(psnr)}
                 _report(bar, figures, run.pixels)
                 if validate is not None and checks:
-                    figures |= _validated(run, validate, picture, out, about)
+                    figures |= _validated(run, validate, picture, out, about, dtype)
                 if log is not None:
                     log.write(run.step, figures | {"pixels_per_s": run.pixels * run.step / run.seconds}, run.seconds)
             stop = _anyone(interrupted(), run)
@@ -153,11 +155,11 @@ def train(
             if stop:
                 raise KeyboardInterrupt
     if not figures and validate is not None:  # nothing was left to do but this
-        figures = _validated(run, validate, picture, out, about)
-    model.load_state_dict(run.weights())
+        figures = _validated(run, validate, picture, out, about, dtype)
+    model.load_state_dict(rounded(run.weights(), dtype))
     model.eval()
     if writes:
-        _write(out, model, settings, figures, about)
+        save_checkpoint(out, model, dtype=dtype, settings=asdict(settings), metrics=figures, **about)
         state.unlink(missing_ok=True)
     return figures
 
@@ -168,10 +170,11 @@ def _validated(
     picture: Callable[[Any, Path], None] | None,
     out: str | os.PathLike[str],
     about: dict[str, Any],
+    dtype: torch.dtype | None,
 ) -> Figures:
     """Figures of the weights that would be kept; the best so far are written."""
     kept = copy.deepcopy(run.model)
-    kept.load_state_dict(run.weights())
+    kept.load_state_dict(rounded(run.weights(), dtype))
     kept.eval()
     figures = validate(kept)
     score = next(iter(figures.values()))
@@ -179,15 +182,10 @@ def _validated(
         if picture is not None:
             picture(kept, Path(f"{out}.png"))
         if score > run.best:
-            _write(f"{out}.best", kept, run.settings, figures | {"step": run.step}, about)
+            told = {"settings": asdict(run.settings), "metrics": figures | {"step": run.step}}
+            save_checkpoint(f"{out}.best", kept, dtype=dtype, **told, **about)
     run.best = max(run.best, score)
     return figures
-
-
-def _write(
-    path: str | os.PathLike[str], model: nn.Module, settings: TrainSettings, figures: Figures, about: dict[str, Any]
-) -> None:
-    save_checkpoint(path, model, settings=asdict(settings), metrics=figures, **about)
 
 
 def _anyone(interrupted: bool, run: Learner) -> bool:

@@ -48,14 +48,14 @@ def pixel_numbers(index: Tensor, batch: int, shape: tuple[int, int]) -> Tensor:
 def noise_unit(sigma: float | Tensor | None, q: Tensor) -> Tensor:
     """The noise level as () or (B, 1, H, W).
 
-    :param sigma: a number, (B,), or a map broadcastable to (B, 1, H, W) [units of q].
-    :raises ValueError: if it is missing, not positive or of another shape.
+    :param sigma: a number, (B,), or a map broadcastable to (B, 1, H, W) [units of q], >= 0.
+    :raises ValueError: if it is missing, negative, not finite or of another shape.
     """
     if sigma is None:
         raise ValueError("this LoFi needs the noise level: call it as lofi(q, sigma)")
     noise = torch.as_tensor(sigma, dtype=q.dtype, device=q.device)
-    if not bool((torch.isfinite(noise) & (noise > 0)).all()):
-        raise ValueError(f"sigma must be finite and > 0, got {sigma}")
+    if not bool((torch.isfinite(noise) & (noise >= 0)).all()):
+        raise ValueError(f"sigma must be finite and >= 0, got {sigma}")
     if noise.numel() == 1:
         return noise.reshape(())
     if noise.ndim == 1 and len(noise) == len(q):
@@ -67,6 +67,11 @@ def noise_unit(sigma: float | Tensor | None, q: Tensor) -> Tensor:
             f"sigma must be a number, ({len(q)},) or a map ({len(q)}, 1, {q.shape[2]}, {q.shape[3]}), "
             f"got shape {tuple(noise.shape)}"
         ) from None
+
+
+def divisor(noise: Tensor) -> Tensor:
+    """What patches are divided by: the level, or infinity where it is zero, so that the answer there is q itself."""
+    return noise.masked_fill(noise == 0, torch.inf)
 
 
 def pixels_at_once(

@@ -15,13 +15,15 @@ from pnp_lofi.shared import SharedLoFi
 
 Precision = Literal["float32", "bfloat16", "auto"]
 PLENTY, PLENTY_GPU = 64.0, 1024.0  # MB, with which the networks' own chunks work
+MOST = 8.0  # sigma by which a pixel is changed at most; where a network was trained it is less than 5
 BF16_FLOOR = 0.02  # sigma over the image's range above which bfloat16 costs < 0.01 dB (benchmarks/denoise.py)
 
 
 class LoFiPrior(Denoiser):
     """D_sigma(x) by a LoFi network, at any image size, in memory set by ``chunk``.
 
-    A network for one channel runs on each channel of a multi-channel image.
+    A network for one channel runs on each channel of a multi-channel image. A scale-equivariant one changes no pixel by
+    more than 8 sigma, so that D_sigma(x) -> x as sigma -> 0, also below the levels that it was trained on.
 
     :param ckpt: a shipped name ("natural", "radio"), a path to a checkpoint, or a network.
     :param float sigma: noise level used where a call gives none [units of x].
@@ -50,8 +52,8 @@ class LoFiPrior(Denoiser):
         super().__init__()
         if precision not in ("float32", "bfloat16", "auto"):
             raise ValueError(f"precision must be 'float32', 'bfloat16' or 'auto', got {precision!r}")
-        if sigma is not None and not 0 < sigma < float("inf"):
-            raise ValueError(f"sigma must be finite and > 0, got {sigma}")
+        if sigma is not None and not 0 <= sigma < float("inf"):
+            raise ValueError(f"sigma must be finite and >= 0, got {sigma}")
         if scale != "auto" and not 0 < scale < float("inf"):
             raise ValueError(f"scale must be 'auto' or a finite number > 0, got {scale}")
         self.header: dict[str, Any] = {}
@@ -87,12 +89,13 @@ class LoFiPrior(Denoiser):
         """Denoise.
 
         :param torch.Tensor x: (B, C, H, W).
-        :param sigma: standard deviation of the noise [units of x]: number, (B,), or map (B, 1, H, W).
+        :param sigma: standard deviation of the noise [units of x], >= 0: number, (B,), or map (B, 1, H, W). Where it is
+            0 the answer is x.
         :param float max_memory: working memory beyond x and :meth:`working_memory` [MB], in place of what was said when
             the prior was made, unless that was a chunk; a budget that does not make it faster is not used.
         :param Reduce reduce: where x is a part of an image, over whose parts extremes are taken.
         :returns: (B, C, H, W).
-        :raises ValueError: for a wrong number of channels, sigma missing or not positive.
+        :raises ValueError: for a wrong number of channels, sigma missing, negative or not finite.
         """
         sigma = self.sigma if sigma is None else sigma
         if sigma is None and self.model.equivariant:
@@ -136,7 +139,7 @@ class LoFiPrior(Denoiser):
 
     def _denoise(self, x: Tensor, sigma: float | Tensor | None, reduce: Reduce, memory: dict[str, Any]) -> Tensor:
         if self.model.equivariant:
-            out = self.model(x, sigma, compute_dtype=self._compute_dtype(x, sigma, reduce), **memory)
+            out = self.model(x, sigma, compute_dtype=self._compute_dtype(x, sigma, reduce), most=MOST, **memory)
         else:
             scale: float | Tensor = (
                 self.scale if self.scale != "auto" else reduce(x.abs().amax((1, 2, 3), keepdim=True), "max")

@@ -310,10 +310,10 @@ def test_broken_fits_is_told_with_its_name(run, files):
 
 
 def test_train_on_a_folder_and_resume(run, files, monkeypatch):
-    import pnp_lofi.sources as sources
+    import pnp_lofi.prior_training as training
 
     small = {"window": 3, "filters": 4, "features": 2, "points": 3, "spacing": 1, "raw": 3, "hidden": (4,)}
-    monkeypatch.setattr(sources, "ARCHITECTURE", small)
+    monkeypatch.setitem(training.SIZES, "S", small)
     (files / "photos").mkdir()
     for k in range(2):
         pixels = np.random.default_rng(k).integers(0, 255, (40, 40)).astype(np.uint8)
@@ -328,7 +328,7 @@ def test_train_on_a_folder_and_resume(run, files, monkeypatch):
     refused(run(f"{line} -o whole.safetensors"), "exists; pass --overwrite")
     refused(run(f"{line} --resume -o none.safetensors"), "nothing to resume")
 
-    advance, steps = sources.train.__globals__["Learner"].advance, []
+    advance, steps = training.train.__globals__["Learner"].advance, []
 
     def interrupted(self: Any) -> Any:
         steps.append(1)
@@ -337,7 +337,7 @@ def test_train_on_a_folder_and_resume(run, files, monkeypatch):
         return advance(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sources.train.__globals__["Learner"], "advance", interrupted)
+        patched.setattr(training.train.__globals__["Learner"], "advance", interrupted)
         result = run(f"{line} -o part.safetensors")
     assert result.code == 130 and "Traceback" not in result.err, result
     assert (files / "part.safetensors.state").exists() and not (files / "part.safetensors").exists()
@@ -363,9 +363,8 @@ MISTAKES = [
     (f"denoise zip.npy --sigma 0.1 {DENOISE}", ["zip.npy", "broken file"]),
     (f"denoise cut.png --sigma 0.1 {DENOISE}", ["cut.png: broken image file"]),
     (f"denoise nan.npy --sigma 0.1 {DENOISE}", ["nan.npy: expected finite pixels"]),
-    (f"denoise grey.png --sigma 0 {DENOISE}", ["sigma must be finite and > 0, got 0"]),
-    (f"denoise grey.png --sigma -0.1 {DENOISE}", ["sigma must be finite and > 0, got -0.1"]),
-    (f"denoise grey.png --sigma nan {DENOISE}", ["sigma must be finite and > 0, got nan"]),
+    (f"denoise grey.png --sigma -0.1 {DENOISE}", ["sigma must be finite and >= 0, got -0.1"]),
+    (f"denoise grey.png --sigma nan {DENOISE}", ["sigma must be finite and >= 0, got nan"]),
     ("denoise grey.png --sigma 0.1 --prior nature -o out.png", ["no network named 'nature'", "shipped:"]),
     ("denoise grey.png --sigma 0.1 --prior cut.safetensors -o out.png", ["cut.safetensors", "truncated"]),
     ("denoise grey.png --sigma 0.1 --prior pickle.pt -o out.png", ["pickle.pt is a pickle"]),
@@ -376,6 +375,7 @@ MISTAKES = [
     ("denoise grey.png --sigma 0.1 --prior prior.safetensors -o no/x.png", ["does not exist; make it first"]),
     ("denoise grey.png --sigma 0.1 --prior prior.safetensors -o x.gif", ["x.gif", ".png"]),
     ("denoise grey.png --sigma 0.1 --prior prior.safetensors -o .", ["is a folder"]),
+    ("train photos --network XL -o t.safetensors", ["networks are S, L and", "got 'XL'"]),
     (INPAINT, ["either --keep", "or --mask"]),
     (f"{INPAINT} --keep 0.5 --mask mask.png", ["either --keep", "or --mask"]),
     (f"{INPAINT} --mask mask31.png", ["mask31.png is (32, 31), the image (32, 32)"]),

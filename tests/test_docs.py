@@ -36,7 +36,15 @@ PAGES = [
     "README.md",
 ]
 DOCUMENTS = sorted(
-    {*PAGES, "docs/conventions.md", "docs/denoise.md", "docs/radio_results.md", "CONTRIBUTING.md", "CHANGELOG.md"}
+    {
+        *PAGES,
+        "docs/conventions.md",
+        "docs/denoise.md",
+        "docs/priors.md",
+        "docs/radio_results.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+    }
 )
 BLOCK = re.compile(r"(?P<skip><!-- not run -->\s*)?^```python\n(?P<code>.*?)^```$", re.M | re.S)
 

@@ -277,6 +277,8 @@ def test_photographs():
     for x in photographs:
         assert x.ndim == 3 and x.shape[0] == 1 and x.dtype == torch.float32
         assert x.min() >= 0 and x.max() <= 1 and x.std() > 0.01
+    coloured = permissive_photographs(grey=False)
+    assert 0 < len(coloured) < len(photographs) and all(len(x) == 3 for x in coloured)
     large = permissive_photographs(min_size=400)
     assert 0 < len(large) < len(photographs) and min(min(x.shape[1:]) for x in large) >= 400
     with pytest.raises(ValueError, match="got none"):
@@ -291,8 +293,9 @@ def test_held_out_photographs_are_never_trained_on():
     held_out = {"astronaut", "camera", "coffee"}
     assert not held_out & {f.stem for f in files}
     folder = Path(skimage.__file__).parent / "data"
-    forbidden = {load_image(folder / f"{name}.png", grey=True).numpy().tobytes() for name in held_out}
-    assert not forbidden & {x.numpy().tobytes() for x in permissive_photographs()}
+    for grey in (True, False):
+        forbidden = {load_image(folder / f"{name}.png", grey=grey).numpy().tobytes() for name in held_out}
+        assert not forbidden & {x.numpy().tobytes() for x in permissive_photographs(grey=grey)}
 
 
 def test_photographs_name_the_extra(monkeypatch):

@@ -8,6 +8,8 @@ from pnp_lofi import LoFi, LoFiPrior, save_checkpoint
 from pnp_lofi.baselines import Baseline
 from pnp_lofi.leaves import dead_leaves
 from pnp_lofi.metrics import psnr
+from pnp_lofi.sampling import grid_coords
+from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.skies import radio_sky
 
 
@@ -60,7 +62,7 @@ def test_level_at_construction_and_missing(tiny):
         LoFiPrior(tiny)(x)
 
 
-@pytest.mark.parametrize("wrong", [{"sigma": 0.0}, {"sigma": -1.0}, {"scale": 0.0}, {"precision": "half"}])
+@pytest.mark.parametrize("wrong", [{"sigma": float("nan")}, {"sigma": -1.0}, {"scale": 0.0}, {"precision": "half"}])
 def test_arguments_are_checked(tiny, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         LoFiPrior(tiny, **wrong)
@@ -92,9 +94,67 @@ def test_nonneg_dtype_and_checkpoint(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["natural", "radio"])
-def test_shipped_priors_vanish_with_the_noise(name):
-    x = dead_leaves(1, 64, seed=99)
-    assert float((LoFiPrior(name)(x, 1e-4) - x).abs().max()) < 5e-3
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_shipped_priors_vanish_with_the_noise(name, precision):
+    """By construction, also far below the levels of their training: no pixel changes by more than 8 sigma."""
+    x, prior = dead_leaves(2, 64, seed=99), LoFiPrior(name, precision=precision)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            for sigma in (1e-2, 1e-4, 1e-6, 1e-8):
+                change = (prior(x.double(), sigma) - x).abs().max()
+                assert float(change.detach()) <= 8 * sigma * (1.0001 if precision == "float32" else 1.01)
+            assert torch.equal(prior(x, 0), x)
+            assert torch.equal(prior(x, torch.tensor([0.1, 0.0]))[1], x[1])
+
+
+@pytest.mark.parametrize("name", ["natural", "radio"])
+def test_the_limit_of_eight_sigma_is_never_met_where_a_prior_was_trained(name):
+    x = dead_leaves(1, 96, seed=98)
+    prior = LoFiPrior(name)
+    for sigma in (2e-3, 2e-2, 0.25):
+        y = noisy(x, sigma)
+        with torch.no_grad():
+            torch.testing.assert_close(prior(y, sigma), prior.model(y, sigma), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["natural", "radio"])
+def test_the_limit_holds_on_another_grid_and_for_maps(name):
+    m, x = LoFiPrior(name).model, torch.rand(1, 1, 12, 10, generator=torch.Generator().manual_seed(0))
+    level = torch.full((1, 1, 12, 10), 0.05)
+    level[..., 5:] = 1e-7
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            change = (m(x, level, most=0.5) - x).abs() / level
+            assert float(change[..., :5].max()) <= 0.5001 and float(change[..., 5:].max()) < 1.5  # rounding of x
+            finer, moved = m(x, 0.05, shape=(9, 17), most=1e-9), m(x, 0.05, shape=(9, 17))
+        kept = m(x, 0.0, shape=(9, 17))
+        torch.testing.assert_close(finer, kept, rtol=0, atol=1e-6)
+        assert float((moved - kept).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["LoFi", "SharedLoFi", "ccpg"])
+def test_no_noise_no_change(tiny, kind):
+    """A network at sigma = 0 answers its input, everywhere or where a map says so, in each way in."""
+    torch.manual_seed(0)
+    shared = SharedLoFi(window=3, filters=4, features=2, points=3, raw=3, hidden=(5,))
+    m = {"LoFi": tiny, "SharedLoFi": shared, "ccpg": LoFi(rays=2, rings=3, radius=2.0, hidden=(4,), features=3,
+                                                          mixer=(5,), ccpg=1)}[kind].eval()  # fmt: skip
+    x = torch.rand(2, 1, 11, 9, requires_grad=True)
+    assert torch.equal(m(x, 0.0), x)
+    torch.testing.assert_close(m.at(x, grid_coords((11, 9), dtype=torch.float64), 0.0)[..., 0], x.flatten(2)[:, 0])
+    level = torch.full((2, 1, 11, 9), 0.1)
+    level[..., 3:6, 2:7] = 0
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            out, scaled = m(x, level), m(7 * x, 7 * level)
+        assert torch.equal(out[..., 3:6, 2:7], x[..., 3:6, 2:7]) and bool(out.isfinite().all())
+        assert bool((out != x)[level > 0].all())
+        torch.testing.assert_close(scaled, 7 * out, rtol=1e-4, atol=1e-5)
+    m(x, level).sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in (x, *m.parameters()) if p.grad is not None)
+    for wrong in (-0.1, float("nan"), float("inf"), torch.tensor([0.1, -1e-9])):
+        with pytest.raises(ValueError, match="finite and >= 0"):
+            m(x, wrong)
 
 
 def test_natural_beats_deepinvs_tv_by_a_decibel():

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pnp_lofi.fields import gaussian_field
-from pnp_lofi.leaves import dead_leaves
+from pnp_lofi.leaves import colour_leaves, dead_leaves
 from pnp_lofi.skies import radio_sky
 
-SOURCES = pytest.mark.parametrize("draw", [dead_leaves, radio_sky])
+SOURCES = pytest.mark.parametrize("draw", [dead_leaves, colour_leaves, radio_sky])
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def skies() -> torch.Tensor:
 @pytest.mark.parametrize("size", [16, 33, 300])
 def test_shape_and_range(draw, size):
     x = draw(3, size, seed=5)
-    assert x.shape == (3, 1, size, size) and x.dtype == torch.float32
+    assert x.shape == (3, 3 if draw is colour_leaves else 1, size, size) and x.dtype == torch.float32
     assert torch.isfinite(x).all() and x.min() >= 0 and x.max() <= 1
     assert (x.amax((1, 2, 3)) - x.amin((1, 2, 3)) > 0.02).all()
 
@@ -87,6 +87,17 @@ def test_dead_leaves_differ_in_clutter_and_brightness(leaves):
     assert leaves.mean((1, 2, 3)).std() > 0.05
     rough = leaves.diff(dim=-1).abs().mean((1, 2, 3))
     assert rough.max() / rough.min() > 3
+
+
+def test_coloured_leaves_have_the_channels_of_photographs():
+    """Channels are alike and share their edges; some images are nearly grey, some are not."""
+    x = colour_leaves(24, 96, seed=1)
+    alike = [float(np.corrcoef(image[0].flatten(), image[2].flatten())[0, 1]) for image in x]
+    assert 0.4 < np.median(alike) < 0.99
+    colour = (x - x.mean(1, keepdim=True)).abs().mean((1, 2, 3))
+    assert colour.min() < 0.02 < 0.06 < colour.max()
+    edges = x.diff(dim=-1).abs().flatten(2)
+    assert np.median([float(np.corrcoef(e[0], e[2])[0, 1]) for e in edges]) > 0.6
 
 
 def test_skies_peak_at_one_over_an_empty_background(skies):

@@ -183,7 +183,7 @@ def test_the_image_may_be_smaller_than_the_patch():
     ("call", "message"),
     [
         (lambda m: m(torch.rand(8, 8), 0.1), r"x\[None, None\]"),
-        (lambda m: m(torch.rand(1, 1, 8, 8).double(), -1.0), "finite and > 0"),
+        (lambda m: m(torch.rand(1, 1, 8, 8).double(), -1.0), "finite and >= 0"),
         (lambda m: m(torch.rand(1, 1, 8, 8).double(), None), "needs the noise level"),
         (lambda m: m(torch.rand(1, 1, 8, 8).double(), 0.1, chunk=0), "chunk"),
         (lambda m: m.at(torch.rand(1, 1, 8, 8).double(), torch.rand(4), 0.1), "coords must be"),
@@ -198,9 +198,9 @@ def test_bad_input(call, message):
 
 
 def test_size_s_keeps_its_budget():
-    from pnp_lofi.sources import ARCHITECTURE
+    from pnp_lofi.prior_training import SIZES
 
-    m = SharedLoFi(**ARCHITECTURE)
+    m = SharedLoFi(**SIZES["S"])
     assert sum(p.numel() for p in m.parameters() if p.ndim > 1) <= 250_000
 
 

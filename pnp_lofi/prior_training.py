@@ -1,0 +1,107 @@
+"""Training the denoisers that are shipped as priors, in the sizes that there are."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pnp_lofi.baselines import Baseline
+from pnp_lofi.examples import Noisy
+from pnp_lofi.launch import working_device
+from pnp_lofi.metrics import psnr
+from pnp_lofi.shared import SharedLoFi
+from pnp_lofi.sources import FOLDER_LEVELS, KINDS, LEVELS, folder_batches
+from pnp_lofi.supervised import answer
+from pnp_lofi.train import TrainSettings, check_run, train
+
+OBJECTS = 32  # crops of a step
+TILE = 16  # side of what is learned from a crop [pixel]
+CROP = 64  # of a network that is no local field [pixel]
+HELD_OUT = 10_000  # seed of the images that only measure
+# S is made for 2 cores: 0.22 million multiply-adds a pixel, the best of what benchmarks/sharing.py tried up to 0.25.
+# L has 1.0 million, for a GPU.
+SIZES: dict[str, dict[str, Any]] = {
+    "S": {"window": 9, "filters": 96, "features": 24, "points": 7, "spacing": 2, "raw": 11, "hidden": (144, 128)},
+    "L": {"window": 11, "filters": 160, "features": 32, "points": 9, "spacing": 2, "raw": 15,
+          "hidden": (320, 256, 128)},
+}  # fmt: skip
+
+
+def held_out_figures(kind: str, size: int = 256) -> Callable[[nn.Module], dict[str, float]]:
+    """Measures a denoiser on procedural images that training never sees: PSNR [dB], range 1, mean over 8."""
+    images = KINDS[kind].images(8, size, HELD_OUT)
+
+    def figures(model: nn.Module) -> dict[str, float]:
+        found = {}
+        for sigma in KINDS[kind].probes:
+            noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(HELD_OUT))
+            out: Tensor = answer(model, images + sigma * noise, sigma)
+            each = [psnr(a, b, 1.0) for a, b in zip(out, images, strict=True)]
+            found[f"held-out PSNR at sigma {sigma:.4f}"] = sum(each) / len(each)
+        return found
+
+    return figures
+
+
+def build(network: str, channels: int) -> nn.Module:
+    """A network of a size, or of the literature.
+
+    :raises ValueError: for another name.
+    """
+    if network in SIZES:
+        return SharedLoFi(channels, **SIZES[network])
+    if network == "DRU-Net":
+        return Baseline("DRU-Net", channels, channels)
+    raise ValueError(f"networks are {', '.join(SIZES)} and, to compare with, DRU-Net; got {network!r}")
+
+
+def train_prior(
+    images: str,
+    out: str | os.PathLike[str],
+    *,
+    network: str = "S",
+    size: int | None = None,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    command: str = "",
+    **settings: Any,
+) -> dict[str, float]:
+    """Train a denoiser of the shipped priors' architecture: what `pnp-lofi train` does. Weights are stored as float16.
+
+    :param str images: "natural", "natural-rgb", "radio", "ct", "kappa", or a folder of images, which are made grey.
+    :param out: checkpoint to write; the state of a broken-off run is OUT.state.
+    :param str network: "S" or "L"; "DRU-Net" is there to compare with and no prior.
+    :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side.
+    :param str device: see :func:`~pnp_lofi.launch.working_device`.
+    :param bool resume: go on from OUT.state.
+    :param settings: fields of :class:`TrainSettings`; objects, the crops of a step; sigma_min and sigma_max, which
+        default to those of the kind of images.
+    :raises FileExistsError: if OUT or OUT.state exists and neither resume nor overwrite is asked for.
+    """
+    check_run(out, resume=resume, overwrite=overwrite)
+    known = images in KINDS
+    kind = KINDS[images if known else "natural"]
+    low, high = LEVELS if known else FOLDER_LEVELS
+    low, high = settings.pop("sigma_min", low), settings.pop("sigma_max", high)
+    objects = settings.pop("objects", OBJECTS)
+    chosen = TrainSettings(**settings)
+    torch.manual_seed(chosen.seed)
+    model = build(network, kind.channels).to(working_device(device))
+    reach = model.reach if isinstance(model, SharedLoFi) else 0
+    if size is None:
+        size = TILE + 2 * reach if reach else CROP
+    if size <= 2 * reach:
+        raise ValueError(f"the network reaches {reach} pixels: crops need more than {2 * reach}, got {size}")
+    if known:
+        batches, trained_on = kind.batches(size, objects, chosen.seed), kind.trained_on
+    else:
+        batches, trained_on = folder_batches(images, size, objects), f"folder {Path(images).name}"
+    about = {"trained_on": trained_on, "crop": size, "command": command, "objects": objects}
+    about |= {"sigma_range": [low, high], "value_range": [0.0, 1.0], "recipe": "prior"}
+    source = Noisy(batches, low, high)
+    validate = held_out_figures(images if known else "natural")
+    return train(model, source, chosen, out, about=about, validate=validate, resume=resume, dtype=torch.float16)

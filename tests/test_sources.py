@@ -1,0 +1,77 @@
+"""What priors are trained on, and the command that trains them: every kind, every network, few images."""
+
+import pytest
+import torch
+
+import pnp_lofi.prior_training as training
+import pnp_lofi.sources as sources
+from pnp_lofi.checkpoint import load_checkpoint, read_tensors
+from pnp_lofi.priors import LoFiPrior
+from pnp_lofi.shared import SharedLoFi
+
+SMALL = {"window": 3, "filters": 4, "features": 2, "points": 3, "spacing": 1, "raw": 3, "hidden": (4,)}
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Sets of a few images."""
+    monkeypatch.setattr(sources, "COUNT", 3)
+    monkeypatch.setattr(sources, "QUARTER", 1)
+    monkeypatch.setattr(sources, "SIDE", 32)
+    monkeypatch.setattr(sources, "FIELD", 32)
+    monkeypatch.setattr(sources, "SLICES", {32: 1, 48: 1})
+    photograph = torch.rand(3, 70, 60, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(sources, "permissive_photographs", lambda grey: [photograph[:1] if grey else photograph])
+
+
+@pytest.mark.parametrize("kind", sources.KINDS)
+def test_batches_and_held_out_images(kind, few):
+    about = sources.KINDS[kind]
+    g, batches = torch.Generator().manual_seed(0), about.batches(24, 4, 0)
+    drawn = torch.cat([batches(g) for _ in range(12)])
+    held_out = about.images(3, 32, training.HELD_OUT)
+    assert drawn.shape == (48, about.channels, 24, 24) and held_out.shape == (3, about.channels, 32, 32)
+    for x in (drawn, held_out):
+        assert x.dtype == torch.float32 and bool(x.isfinite().all()) and x.min() >= 0 and x.max() <= 1
+    assert torch.equal(about.batches(24, 4, 0)(torch.Generator().manual_seed(3)),
+                       about.batches(24, 4, 0)(torch.Generator().manual_seed(3)))  # fmt: skip
+
+
+def test_ct_is_hounsfield_units_and_kappa_fills_the_range():
+    x = sources.KINDS["ct"].images(2, 64, 0)
+    assert abs(float(x[0, 0, 20:44, 20:44].median()) - 0.5) < 0.5 and float(x[:, :, 0].min()) == 0  # air is 0
+    kappa = sources.KINDS["kappa"].images(2, 64, 0)
+    assert torch.equal(kappa.amin((1, 2, 3)), torch.zeros(2)) and torch.equal(kappa.amax((1, 2, 3)), torch.ones(2))
+
+
+@pytest.mark.parametrize(("kind", "network"), [("natural-rgb", "S"), ("kappa", "L"), ("ct", "DRU-Net")])
+def test_training_writes_half_precision_and_what_it_was(kind, network, few, tmp_path, monkeypatch):
+    for size in training.SIZES:
+        monkeypatch.setitem(training.SIZES, size, SMALL)
+    monkeypatch.setattr(training, "CROP", 32)
+    out = tmp_path / "a.safetensors"
+    figures = training.train_prior(kind, out, network=network, steps=2, objects=2)
+    assert sum("held-out" in name for name in figures) == len(sources.KINDS[kind].probes)
+    model, header = load_checkpoint(out)
+    assert header["sigma_range"] == [1e-4, 0.5] and header["trained_on"] == sources.KINDS[kind].trained_on
+    assert {w.dtype for w in read_tensors(out)[0].values()} == {torch.float16}
+    assert model.in_channels == sources.KINDS[kind].channels
+    if isinstance(model, SharedLoFi):
+        assert training.held_out_figures(kind)(model) == {k: v for k, v in figures.items() if "held-out" in k}
+        x = torch.rand(1, model.in_channels, 16, 16)
+        assert LoFiPrior(out)(x, 0.1).shape == x.shape
+
+
+def test_size_l_is_four_to_six_times_s():
+    weights = {s: sum(p.numel() for p in training.build(s, 1).parameters() if p.ndim > 1) for s in training.SIZES}
+    assert 4 * weights["S"] <= weights["L"] <= 6 * weights["S"]
+
+
+def test_unknown_networks_are_told():
+    with pytest.raises(ValueError, match="networks are S, L and, to compare with, DRU-Net; got 'XL'"):
+        training.build("XL", 1)
+
+
+def test_crops_larger_than_the_reach(few, tmp_path):
+    with pytest.raises(ValueError, match="reaches 10 pixels: crops need more than 20"):
+        training.train_prior("natural", tmp_path / "a.safetensors", size=20)
