@@ -42,22 +42,19 @@ from pnp_lofi.images import load_image
 from pnp_lofi.latent import LatentSolver
 from pnp_lofi.metrics import snr
 from pnp_lofi.operators import Derivatives, Operator, Radon
-from pnp_lofi.organs import chest, head
 from pnp_lofi.parameters import mean_eigenvalue
 from pnp_lofi.priors import ContinuousGenerator, LoFiPrior, load_generator
+from pnp_lofi.recipes.generative import FAMILIES, images
 from pnp_lofi.sampling import grid_coords
 from pnp_lofi.solution import Iterate
 from pnp_lofi.zoom import network
 
-FAMILIES = {"head": head, "chest": chest}
-AIR, SPAN = -1000.0, 2000.0  # of Hounsfield units that become 0 and 1
 LARGEST = 0.2  # part of the derivatives that "sparse" keeps
 VIEW, VIEWS = 70.0, 141  # tomography: angles to either side [deg], and their number
 TV = 1.0  # what total variation weighs in "sparse" against the relative misfit; the paper's 1e-2 is in its own units
 TV_WEIGHTS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # alpha ths / L, of which the truth picks the best
 TV_INNER, TV_ALPHA = 30, 0.02  # iterations of deepinv's TV; ADMM's alpha / L
 TESTED = 20_000  # seed of what is reconstructed
-FINER = 2  # a pixel of the truth is the mean of so many squared
 PICTURE = 500  # steps between two pictures of a generator's progress
 PROBLEMS = {"derivatives": "all derivatives", "sparse": "largest 20 %", "ct": "CT, 140 degrees"}
 STEPS = {"derivatives": (2500, 1000), "sparse": (2500, 1000), "ct": (5000, 1000)}  # on z, on weights
@@ -177,10 +174,7 @@ def truth_of(family: str, image: Path | None, side: int, seed: int) -> Tensor:
         top, left = ((m - n) // 2 for m in x.shape[-2:])
         square = x[..., top : top + n, left : left + n]
         return interpolate(square, (side, side), mode="bicubic", antialias=True)
-    if family not in FAMILIES:
-        raise ValueError(f"families are {', '.join(FAMILIES)}, got {family!r}")
-    fine = ((FAMILIES[family](1, FINER * side, seed=seed + TESTED) - AIR) / SPAN).clamp(0, 1)
-    return interpolate(fine, (side, side), mode="area")
+    return images(family, 1, side, seed + TESTED)
 
 
 class Kept:
