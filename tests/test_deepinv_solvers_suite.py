@@ -88,7 +88,7 @@ CASES = [
     *rows("sampling.test_algo_inpaint", {"name_algo": "DiffPIR"}),
     *rows(
         "sampling.test_algo_inpaint",
-        *product(name_algo=("DPS", "DPS_euler", "DPS_ddpm", "DPS_ddim", "DPS_instance")),
+        *product(name_algo=("DDRM", "DPS", "DPS_euler", "DPS_ddpm", "DPS_ddim", "DPS_instance")),
         slow=True,
     ),
     *rows("sampling.test_pigdm_decomposable_physics"),
@@ -150,13 +150,6 @@ CASES = [
     ),
     *rows("models.test_3d_denoisers", error=ValueError, why="LoFi is for images"),
     *rows("optim.test_denoiser", error=AttributeError, why="asks an iterative denoiser whether it has converged"),
-    *rows(
-        "sampling.test_algo_inpaint",
-        {"name_algo": "DDRM"},
-        error=ValueError,
-        slow=True,
-        why="calls the denoiser at the level zero, which ours refuses",
-    ),
     *rows(
         "models.test_restoration_models",
         {"physics_name": "denoising", "channels": 1, "whsize": (32, 37)},
