@@ -3,7 +3,7 @@
 Reads what the recipes wrote in a folder, heads.safetensors and a folder for each image; what is not there is made
 first: twenty minutes of one core for the generator, some minutes for each image. The generator was trained on heads of
 64 x 64: chests are what it never saw, and at 128 x 128 its field is bicubic, or the shipped FunkNN.
-Draws docs/images/continuous.png and generator.png. --only makes some of the images, so that two processes share them.
+Draws docs/images/continuous.png and generator.png.
 """
 
 import json
@@ -42,17 +42,11 @@ REFERENCE = {
 def main() -> None:
     made = parser(__doc__, "continuous")
     made.add_argument("--work", type=Path, help="folder of the checkpoint and the results; default, a new one")
-    made.add_argument("--only", help=f'make these and stop, "; " between: {"; ".join([*RUNS, FUNKNN])}')
     args = start(made)
     work = args.work or Path(tempfile.mkdtemp())
     checkpoint = work / "heads.safetensors"
     if not checkpoint.is_file():
         train(checkpoint)
-    for name in args.only.split("; ") if args.only else [*RUNS, FUNKNN]:
-        for options in RUNS.get(name, RUNS["head, 128"]):
-            found(work, options, name == FUNKNN)
-    if args.only:
-        return
     results = {name: averaged([found(work, options) for options in each]) for name, each in RUNS.items()}
     for options in RUNS["head, 128"]:
         for name, rows in found(work, options, True)["problems"].items():

@@ -19,6 +19,7 @@ from pnp_lofi.checkpoint import load_checkpoint
 from pnp_lofi.convergence import convergence
 from pnp_lofi.dense import has_bfloat16
 from pnp_lofi.examples import Crops, Noisy
+from pnp_lofi.hounsfield import RANGE, window
 from pnp_lofi.images import load_image, permissive_photographs
 from pnp_lofi.metrics import psnr
 from pnp_lofi.organs import chest
@@ -40,7 +41,7 @@ def wide(data: Path) -> dict[str, list[Tensor]]:
     photographs = [torch.cat([torch.cat(halves[k : k + 2], -1) for k in at], -2) for at in ((0, 2), (1, 3))]
     galaxy = unit(load_image(data / "radio" / "M31_1024.fits")[0])
     sky = (convergence(1, SIDE, 300 / 1024, seed=77)[0] / 0.2 + 0.2).clamp(0, 1)
-    body = ((chest(1, SIDE, seed=77)[0] + 1000) / 2000).clamp(0, 1)
+    body = window(chest(1, SIDE, seed=77)[0], RANGE)
     return {"photographs": photographs, "galaxy": [galaxy], "convergence": [sky], "chest": [body]}
 
 

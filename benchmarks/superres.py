@@ -19,6 +19,7 @@ from pnp_lofi.checkpoint import load_checkpoint, shipped
 from pnp_lofi.convergence import convergence
 from pnp_lofi.dense import has_bfloat16
 from pnp_lofi.figures import Panel, save_figure
+from pnp_lofi.hounsfield import RANGE, window
 from pnp_lofi.interpolation import KERNELS
 from pnp_lofi.learner import Learner
 from pnp_lofi.metrics import snr
@@ -77,7 +78,7 @@ def images(data: Path) -> dict[str, list[Tensor]]:
     """By kind, (1, 1, H, W) in [0, 1]."""
     large = [middle(x, SEEN) for x in set12(data).values() if x.shape[-1] == 512]
     photographs = [middle(x, SEEN) for x in superres.held_out_photographs().values()]
-    bodies = ((chest(2, 2 * SIDE, seed=superres.TESTED) + 1000) / 2000).clamp(0, 1).split(1)
+    bodies = window(chest(2, 2 * SIDE, seed=superres.TESTED), RANGE).split(1)
     skies = (convergence(2, 2 * SIDE, 300 / 1024, seed=superres.TESTED) / 0.2 + 0.2).clamp(0, 1).split(1)
     return {"Set12": large, "photographs": photographs, "out of distribution": [*bodies, *skies]}
 

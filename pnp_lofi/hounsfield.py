@@ -4,6 +4,7 @@ from torch import Tensor
 
 WATER = 0.02  # attenuation of water at about 60 keV [1/mm]
 # centre and width [HU]
+RANGE = (0.0, 2000.0)  # what networks see as 0 to 1, with ``window``
 WINDOWS = {"lung": (-600, 1500), "soft": (40, 400), "bone": (500, 2000), "brain": (40, 80)}
 
 
@@ -18,7 +19,7 @@ def hounsfield(mu: Tensor, pixel: float = 1.0) -> Tensor:
 
 
 def window(hu: Tensor, name: str | tuple[float, float] = "soft") -> Tensor:
-    """Hounsfield units to [0, 1], for a picture.
+    """Hounsfield units to [0, 1], for a picture or a network.
 
     :param name: "lung", "soft", "bone" or "brain"; or (centre, width) [HU].
     """

@@ -1,7 +1,7 @@
 """What the priors are trained on: procedural images, permissive photographs, a user's folder."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from pnp_lofi.convergence import convergence
 from pnp_lofi.examples import Batch, Crops, Mixture
+from pnp_lofi.hounsfield import RANGE, window
 from pnp_lofi.images import image_folder, permissive_photographs
 from pnp_lofi.leaves import colour_leaves, dead_leaves
 from pnp_lofi.organs import chest, head
@@ -50,13 +51,13 @@ class Kind(NamedTuple):
 def natural_batches(size: int, objects: int, seed: int, count: int | None = None) -> Batch:
     """Half dead leaves, half photographs at several scales."""
     leaves = list(dead_leaves(count or COUNT, max(SIDE, size), seed=seed))
-    return Mixture([Crops(leaves, size, objects), Crops(_photographs(grey=True), size, objects)], [0.5, 0.5])
+    return Mixture([Crops(leaves, size, objects), Crops(photographs(), size, objects)], [0.5, 0.5])
 
 
 def colour_batches(size: int, objects: int, seed: int) -> Batch:
     """Half coloured dead leaves, half the photographs that have colour."""
     leaves = list(colour_leaves(COUNT, max(SIDE, size), seed=seed))
-    return Mixture([Crops(leaves, size, objects), Crops(_photographs(grey=False), size, objects)], [0.5, 0.5])
+    return Mixture([Crops(leaves, size, objects), Crops(photographs(grey=False), size, objects)], [0.5, 0.5])
 
 
 def radio_batches(size: int, objects: int, seed: int) -> Batch:
@@ -74,7 +75,7 @@ def radio_batches(size: int, objects: int, seed: int) -> Batch:
 def ct_batches(size: int, objects: int, seed: int) -> Batch:
     """Three quarters slices of chests and heads at several scales, one quarter natural images."""
     sources: list[Batch] = [
-        Crops(list(_slices(draw(count, max(side, size), seed=seed))), size, objects, tries=2)
+        Crops(list(window(draw(count, max(side, size), seed=seed), RANGE)), size, objects, tries=2)
         for draw in (chest, head)
         for side, count in SLICES.items()
     ]
@@ -97,23 +98,19 @@ def folder_batches(folder: str | os.PathLike[str], size: int, objects: int) -> B
     return Crops(image_folder(folder), size, objects)
 
 
-def _photographs(*, grey: bool) -> list[Tensor]:
+def photographs(scales: Sequence[float] = SCALES, *, grey: bool = True) -> list[Tensor]:
+    """Those of :func:`~pnp_lofi.images.permissive_photographs`, (C, H, W), each also shrunk by every scale below 1."""
     return [
         x if scale == 1 else interpolate(x[None], scale_factor=scale, mode="bicubic", antialias=True)[0].clamp(0, 1)
         for x in permissive_photographs(grey=grey)
-        for scale in SCALES
+        for scale in scales
     ]
-
-
-def _slices(hu: Tensor) -> Tensor:
-    """Hounsfield units to [0, 1]; 1 is 1000 HU."""
-    return ((hu + 1000) / 2000).clamp(0, 1)
 
 
 def _bodies(count: int, size: int, seed: int) -> Tensor:
     """Chests, and as many heads or one less."""
     parts = [chest(count - count // 2, size, seed=seed)] + ([head(count // 2, size, seed=seed)] if count > 1 else [])
-    return _slices(torch.cat(parts))
+    return window(torch.cat(parts), RANGE)
 
 
 def _maps(count: int, size: int, cell: float, seed: int) -> Tensor:

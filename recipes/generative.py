@@ -26,6 +26,7 @@ from pnp_lofi.examples import Example
 from pnp_lofi.figures import Panel, save_figure
 from pnp_lofi.files import check_writable
 from pnp_lofi.flow import LatentFlow, fit_flow
+from pnp_lofi.hounsfield import RANGE, window
 from pnp_lofi.launch import working_device
 from pnp_lofi.metrics import psnr
 from pnp_lofi.organs import chest, head
@@ -41,7 +42,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "paper": {"widths": PAPER_WIDTHS, "latent": 512, "side": 128, "hidden": (1024, 512)},
 }
 FAMILIES = {"head": head, "chest": chest}
-AIR, SPAN = -1000.0, 2000.0  # of Hounsfield units that become 0 and 1
 FINER = 2  # training images are drawn so much finer and averaged
 TESTED = 10_000  # seed of the images that only measure
 LOSS = "laplacian"
@@ -56,7 +56,7 @@ def images(family: str, count: int, side: int, seed: int) -> Tensor:
     if family not in FAMILIES:
         raise ValueError(f"families are {', '.join(FAMILIES)}, got {family!r}")
     hu = FAMILIES[family](count, FINER * side, seed=seed)
-    return avg_pool2d(((hu - AIR) / SPAN).clamp(0, 1), FINER)
+    return avg_pool2d(window(hu, RANGE), FINER)
 
 
 class Copies:

@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from pnp_lofi.baselines import Baseline
 from pnp_lofi.entry import start
@@ -31,7 +30,7 @@ from pnp_lofi.examples import Batch, Crops, Mixture, cached
 from pnp_lofi.figures import Panel, save_figure
 from pnp_lofi.files import write_json
 from pnp_lofi.funknn import FunkNN
-from pnp_lofi.images import image_folder, load_image, permissive_photographs
+from pnp_lofi.images import image_folder, load_image
 from pnp_lofi.interpolation import KERNELS
 from pnp_lofi.launch import working_device
 from pnp_lofi.leaves import dead_leaves
@@ -39,6 +38,7 @@ from pnp_lofi.liif import LIIF
 from pnp_lofi.lofi import LoFi
 from pnp_lofi.metrics import snr
 from pnp_lofi.scales import RANGES, Scales, resized
+from pnp_lofi.sources import photographs
 from pnp_lofi.supervised import answer, check_outputs, command, given, load_networks
 from pnp_lofi.train import TrainSettings, check_run
 from pnp_lofi.train import train as run
@@ -83,13 +83,8 @@ def build(network: str, channels: int = 1, width: int = 64) -> nn.Module:
 
 def natural(side: int, objects: int, seed: int, device: torch.device, count: int = LEAVES) -> Batch:
     """Half dead leaves, half photographs at two scales; grey crops."""
-    photographs = [
-        x if scale == 1 else interpolate(x[None], scale_factor=scale, mode="bicubic", antialias=True)[0].clamp(0, 1)
-        for x in permissive_photographs()
-        for scale in SCALES
-    ]
     leaves = list(dead_leaves(count, max(SIDE, side), seed=seed))
-    sets = [Crops(cached(images, device), side, objects) for images in (leaves, photographs)]
+    sets = [Crops(cached(images, device), side, objects) for images in (leaves, photographs(SCALES))]
     return Mixture(sets, [0.5, 0.5])
 
 

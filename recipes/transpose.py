@@ -28,6 +28,7 @@ from pnp_lofi.entry import start
 from pnp_lofi.examples import Example
 from pnp_lofi.figures import Panel, save_figure
 from pnp_lofi.files import write_json
+from pnp_lofi.hounsfield import RANGE, window
 from pnp_lofi.launch import working_device
 from pnp_lofi.leaves import dead_leaves
 from pnp_lofi.lofi import LoFi
@@ -44,7 +45,6 @@ LOFI: dict[str, dict[str, Any]] = {
     "paper": {"rays": 9, "rings": 9, "radius": 2.0, "hidden": (370,) * 3, "features": 100, "mixer": (370,) * 3},
 }
 SETS = ("leaves", "chest", "head", "convergence")  # the first is trained on
-AIR, SPAN = -1000.0, 2000.0  # of Hounsfield units that become 0 and 1
 TESTED = 10_000  # seed of the images that only measure
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode=None)
 console = Console()
@@ -64,7 +64,7 @@ def images(kind: str, count: int, side: int, seed: int) -> Tensor:
     """(count, 1, side, side) in [0, 1]."""
     if kind in ("chest", "head"):
         hu = (chest if kind == "chest" else head)(count, side, seed=seed)
-        return ((hu - AIR) / SPAN).clamp(0, 1)
+        return window(hu, RANGE)
     if kind == "leaves":
         return dead_leaves(count, side, seed=seed).clamp(0, 1)
     return (convergence(count, side, 300 / 1024, seed=seed) / 0.2 + 0.2).clamp(0, 1)
