@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lofi.baselines import Baseline
+from pnp_lofi.checkpoint import load_checkpoint
 from pnp_lofi.examples import Noisy
 from pnp_lofi.launch import working_device
 from pnp_lofi.metrics import psnr
@@ -17,9 +18,10 @@ from pnp_lofi.sources import FOLDER_LEVELS, KINDS, LEVELS, folder_batches
 from pnp_lofi.supervised import answer
 from pnp_lofi.train import TrainSettings, check_run, train
 
-OBJECTS = 32  # crops of a step
-TILE = 16  # side of what is learned from a crop [pixel]
+OBJECTS = 8  # crops of a step
+TILE = 32  # side of what is learned from a crop [pixel]
 CROP = 64  # of a network that is no local field [pixel]
+KNEE, BELOW = 2e-3, 0.125  # noise level under which only this part of the crops is: there is little left to learn
 HELD_OUT = 10_000  # seed of the images that only measure
 # S is made for 2 cores: 0.22 million multiply-adds a pixel, the best of what benchmarks/sharing.py tried up to 0.25.
 # L has 1.0 million, for a GPU.
@@ -58,11 +60,32 @@ def build(network: str, channels: int) -> nn.Module:
     raise ValueError(f"networks are {', '.join(SIZES)} and, to compare with, DRU-Net; got {network!r}")
 
 
+def start_from(model: nn.Module, start: str | os.PathLike[str]) -> None:
+    """Give a SharedLoFi the weights of a checkpoint; stages that it has beyond those change nothing at first.
+
+    :raises ValueError: if the network of the checkpoint has another shape in anything but its stages.
+    """
+    other, _ = load_checkpoint(start)
+    mine, given = model.state_dict(), other.state_dict()
+    strange = [key for key, w in given.items() if key not in mine or mine[key].shape != w.shape]
+    strange += [key for key in mine if key not in given and not key.startswith("stages.")]
+    if not isinstance(model, SharedLoFi) or strange:
+        raise ValueError(
+            f"{start} is a {type(other).__name__} of another shape, {other.config}; to start from it, a network may "
+            f"have more stages and nothing else. It differs in {', '.join(strange)}"
+        )
+    model.load_state_dict(given, strict=False)
+    for stage in model.stages[len(other.stages) :]:
+        nn.init.zeros_(stage.mix)
+        nn.init.zeros_(stage.mix_bias)
+
+
 def train_prior(
     images: str,
     out: str | os.PathLike[str],
     *,
     network: str = "S",
+    start: str | os.PathLike[str] | None = None,
     size: int | None = None,
     device: str | None = None,
     resume: bool = False,
@@ -75,6 +98,7 @@ def train_prior(
     :param str images: "natural", "natural-rgb", "radio", "ct", "kappa", or a folder of images, which are made grey.
     :param out: checkpoint to write; the state of a broken-off run is OUT.state.
     :param str network: "S" or "L"; "DRU-Net" is there to compare with and no prior.
+    :param start: checkpoint whose weights to begin with, of the same network or one with fewer stages.
     :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side.
     :param str device: see :func:`~pnp_lofi.launch.working_device`.
     :param bool resume: go on from OUT.state.
@@ -90,7 +114,10 @@ def train_prior(
     objects = settings.pop("objects", OBJECTS)
     chosen = TrainSettings(**settings)
     torch.manual_seed(chosen.seed)
-    model = build(network, kind.channels).to(working_device(device))
+    model = build(network, kind.channels)
+    if start is not None:
+        start_from(model, start)
+    model = model.to(working_device(device))
     reach = model.reach if isinstance(model, SharedLoFi) else 0
     if size is None:
         size = TILE + 2 * reach if reach else CROP
@@ -101,7 +128,9 @@ def train_prior(
     else:
         batches, trained_on = folder_batches(images, size, objects), f"folder {Path(images).name}"
     about = {"trained_on": trained_on, "crop": size, "command": command, "objects": objects}
+    if start is not None:
+        about["start"] = str(start)
     about |= {"sigma_range": [low, high], "value_range": [0.0, 1.0], "recipe": "prior"}
-    source = Noisy(batches, low, high)
+    source = Noisy(batches, low, high, knee=KNEE if low < KNEE < high else None, below=BELOW)
     validate = held_out_figures(images if known else "natural")
     return train(model, source, chosen, out, about=about, validate=validate, resume=resume, dtype=torch.float16)
