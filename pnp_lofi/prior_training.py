@@ -23,12 +23,12 @@ TILE = 32  # side of what is learned from a crop [pixel]
 CROP = 64  # of a network that is no local field [pixel]
 KNEE, BELOW = 2e-3, 0.125  # noise level under which only this part of the crops is: there is little left to learn
 HELD_OUT = 10_000  # seed of the images that only measure
-# S is made for 2 cores: 0.22 million multiply-adds a pixel, the best of what benchmarks/sharing.py tried up to 0.25.
-# L has 1.0 million, for a GPU.
+# S is made for 2 cores: 0.2 million multiply-adds a pixel. L has four to six times as many, for a GPU.
 SIZES: dict[str, dict[str, Any]] = {
-    "S": {"window": 9, "filters": 96, "features": 24, "points": 7, "spacing": 2, "raw": 11, "hidden": (144, 128)},
-    "L": {"window": 11, "filters": 160, "features": 32, "points": 9, "spacing": 2, "raw": 15,
-          "hidden": (320, 256, 128)},
+    "S": {"window": 7, "filters": 48, "features": 32, "stages": ((5, 1, 64), (5, 2, 64), (5, 2, 64)), "points": 3,
+          "spacing": 1, "raw": 0, "hidden": (64,), "patch": 9},
+    "L": {"window": 9, "filters": 96, "features": 64, "stages": ((5, 1, 96), (5, 2, 96), (5, 2, 96), (5, 2, 96)),
+          "points": 5, "spacing": 1, "raw": 0, "hidden": (128, 128), "patch": 11},
 }  # fmt: skip
 
 

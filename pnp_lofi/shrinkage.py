@@ -47,15 +47,19 @@ class Shrinkage(nn.Module):
         """
         n, dtype = self.side, q.dtype
         view = q.unfold(-2, n, 1).unfold(-2, n, 1).permute(0, 2, 3, 1, 4, 5)  # (B, H, W, C, n, n) without a copy
-        level = sigma.expand(len(q), 1, 1, 1) if sigma.ndim == 0 else sigma
-        level = level.permute(0, 2, 3, 1)
         kernels = self.analysis - self.analysis.mean((-2, -1), keepdim=True)
-        z = linear(view.flatten(3), kernels.flatten(1).to(dtype)) / divisor(level).to(dtype)
-        bias = linear(features.permute(0, 2, 3, 1), self.gates.to(dtype), self.gates_bias.to(dtype))
-        r = z * torch.sigmoid(bias - (self.steepness_bias.to(dtype) * z).square())
+        level = divisor(sigma)
+        if sigma.numel() == 1:
+            kernels = kernels / level
+        z = linear(view.flatten(3), kernels.flatten(1).to(dtype))
+        if sigma.numel() > 1:
+            z = z / level.permute(0, 2, 3, 1).to(dtype)
+        told = linear(features.permute(0, 2, 3, 1), self.gates.to(dtype), self.gates_bias.to(dtype))
+        scaled = self.steepness_bias.to(dtype) * z
+        r = z * torch.addcmul(told, scaled, scaled, value=-1).sigmoid_()
         varies = sigma.ndim > 2 and sigma.shape[-1] > 1
         if varies:
-            r = r * level.to(dtype)
+            r = r * sigma.permute(0, 2, 3, 1).to(dtype)
         planes = (self.synthesis.flatten(1).T.to(dtype) / n**2) @ r.flatten(0, 2).T
         total = _OverlapAdd.apply(planes.reshape(q.shape[1], n, n, *r.shape[:3])).to(sigma.dtype)
         return total if varies else total * sigma
