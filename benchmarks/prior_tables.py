@@ -20,6 +20,20 @@ def denoise(found: dict[str, Any]) -> list[Sheet]:
     return sheets
 
 
+def study(found: dict[str, Any]) -> list[Sheet]:
+    levels = [f"{round(255 * level)}/255" for level in found["levels"]]
+    columns = ("what", *(f"held out, {n}" for n in levels), *(f"Set12, {n}" for n in levels))
+    titles = {
+        "training": f"PSNR [dB] of size S after {found['steps']} steps, one thing changed",
+        "afterwards": f"PSNR [dB] with a finished prior; second networks after {found['steps']} steps",
+    }
+    return [
+        Sheet(title, columns, [(row["title"], *(number(x, 2) for x in (*row["held_out"], *row["set12"])))
+                               for row in found["rows"] if row["part"] == part])
+        for part, title in titles.items()
+    ]  # fmt: skip
+
+
 def recon(found: dict[str, Any]) -> list[Sheet]:
     names = found["problems"]
     best = {
@@ -81,4 +95,10 @@ def _count(row: dict[str, Any]) -> str:
     return f"{row['parameters']:,}" if "parameters" in row else "-"
 
 
-TABLES = {"priors_denoise": denoise, "priors_recon": recon, "priors_speed": speed, "priors_cards": cards}
+TABLES = {
+    "prior_study": study,
+    "priors_denoise": denoise,
+    "priors_recon": recon,
+    "priors_speed": speed,
+    "priors_cards": cards,
+}
