@@ -55,6 +55,18 @@ def recon(found: dict[str, Any]) -> list[Sheet]:
     ]
 
 
+def steady(found: dict[str, Any]) -> list[Sheet]:
+    def cell(at: dict[str, float] | None) -> str:
+        if at is None:
+            return "-"
+        return f"{number(at['best'], 2)} at {at['at']}, {number(at['last'], 2)}, {at['change']:.0e}"
+
+    names = found["problems"]
+    rows = [(row["prior"], *(cell(row["problems"].get(name)) for name in names)) for row in found["rows"]]
+    title = f"{found['iterations']} iterations of ADMM: best PSNR [dB] and when, last PSNR, relative change of the last"
+    return [Sheet(title, ("prior", *names), rows)]
+
+
 def speed(found: dict[str, Any]) -> list[Sheet]:
     rows = [(row["prior"], str(row["channels"]), _count(row), number(row["float32"], 3), number(row.get("bfloat16"), 3))
             for row in found["rows"]]  # fmt: skip
@@ -99,6 +111,7 @@ TABLES = {
     "prior_study": study,
     "priors_denoise": denoise,
     "priors_recon": recon,
+    "priors_steady": steady,
     "priors_speed": speed,
     "priors_cards": cards,
 }
