@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from pnp_lofi.baselines import Baseline
 from pnp_lofi.checkpoint import load_checkpoint
-from pnp_lofi.examples import Noisy
+from pnp_lofi.examples import Crops, Noisy
+from pnp_lofi.images import image_folder
 from pnp_lofi.launch import working_device
 from pnp_lofi.metrics import psnr
 from pnp_lofi.shared import SharedLoFi
-from pnp_lofi.sources import FOLDER_LEVELS, KINDS, LEVELS, folder_batches
+from pnp_lofi.sources import FOLDER_LEVELS, KINDS, LEVELS, SIDE
 from pnp_lofi.supervised import answer
 from pnp_lofi.train import TrainSettings, check_run, train
 
@@ -99,7 +100,8 @@ def train_prior(
     :param out: checkpoint to write; the state of a broken-off run is OUT.state.
     :param str network: "S" or "L"; "DRU-Net" is there to compare with and no prior.
     :param start: checkpoint whose weights to begin with, of the same network or one with fewer stages.
-    :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side.
+    :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side, or less for a
+        folder with smaller images.
     :param str device: see :func:`~pnp_lofi.launch.working_device`.
     :param bool resume: go on from OUT.state.
     :param settings: fields of :class:`TrainSettings`; objects, the crops of a step; sigma_min and sigma_max, which
@@ -119,14 +121,14 @@ def train_prior(
         start_from(model, start)
     model = model.to(working_device(device))
     reach = model.reach if isinstance(model, SharedLoFi) else 0
+    pictures = [] if known else image_folder(images)
     if size is None:
-        size = TILE + 2 * reach if reach else CROP
+        smallest = min((min(x.shape[-2:]) for x in pictures), default=SIDE)
+        size = min(TILE + 2 * reach, max(smallest, 2 * reach + 1)) if reach else CROP
     if size <= 2 * reach:
         raise ValueError(f"the network reaches {reach} pixels: crops need more than {2 * reach}, got {size}")
-    if known:
-        batches, trained_on = kind.batches(size, objects, chosen.seed), kind.trained_on
-    else:
-        batches, trained_on = folder_batches(images, size, objects), f"folder {Path(images).name}"
+    batches = kind.batches(size, objects, chosen.seed) if known else Crops(pictures, size, objects)
+    trained_on = kind.trained_on if known else f"folder {Path(images).name}"
     about = {"trained_on": trained_on, "crop": size, "command": command, "objects": objects}
     if start is not None:
         about["start"] = str(start)

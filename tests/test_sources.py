@@ -6,6 +6,7 @@ import torch
 import pnp_lofi.prior_training as training
 import pnp_lofi.sources as sources
 from pnp_lofi.checkpoint import load_checkpoint, read_tensors, save_checkpoint
+from pnp_lofi.images import save_image
 from pnp_lofi.priors import LoFiPrior
 from pnp_lofi.shared import SharedLoFi
 
@@ -94,5 +95,12 @@ def test_unknown_networks_are_told():
 
 
 def test_crops_larger_than_the_reach(few, tmp_path):
-    with pytest.raises(ValueError, match="reaches 10 pixels: crops need more than 20"):
+    with pytest.raises(ValueError, match="reaches 17 pixels: crops need more than 34"):
         training.train_prior("natural", tmp_path / "a.safetensors", size=20)
+
+
+def test_a_folder_of_small_images_is_cut_into_small_crops(tmp_path):
+    for k, shape in enumerate([(40, 48), (30, 30), (90, 60)]):
+        save_image(tmp_path / f"{k}.npy", torch.rand(1, 1, *shape))
+    training.train_prior(str(tmp_path), tmp_path / "a.safetensors", steps=1, objects=1)
+    assert load_checkpoint(tmp_path / "a.safetensors")[1]["crop"] == 35  # 2 x 17 and a pixel: two images serve
