@@ -20,6 +20,20 @@ def denoise(found: dict[str, Any]) -> list[Sheet]:
     return sheets
 
 
+def study(found: dict[str, Any]) -> list[Sheet]:
+    levels = [f"{round(255 * level)}/255" for level in found["levels"]]
+    columns = ("what", *(f"held out, {n}" for n in levels), *(f"Set12, {n}" for n in levels))
+    titles = {
+        "training": f"PSNR [dB] of size S after {found['steps']} steps, one thing changed",
+        "afterwards": f"PSNR [dB] with a finished prior; second networks after {found['steps']} steps",
+    }
+    return [
+        Sheet(title, columns, [(row["title"], *(number(x, 2) for x in (*row["held_out"], *row["set12"])))
+                               for row in found["rows"] if row["part"] == part])
+        for part, title in titles.items()
+    ]  # fmt: skip
+
+
 def recon(found: dict[str, Any]) -> list[Sheet]:
     names = found["problems"]
     best = {
@@ -39,6 +53,18 @@ def recon(found: dict[str, Any]) -> list[Sheet]:
             f"ADMM with default parameters: mean PSNR or SNR [dB] at {side} x {side}, seconds", ("prior", *names), rows
         )
     ]
+
+
+def steady(found: dict[str, Any]) -> list[Sheet]:
+    def cell(at: dict[str, float] | None) -> str:
+        if at is None:
+            return "-"
+        return f"{number(at['best'], 2)} at {at['at']}, {number(at['last'], 2)}, {at['change']:.0e}"
+
+    names = found["problems"]
+    rows = [(row["prior"], *(cell(row["problems"].get(name)) for name in names)) for row in found["rows"]]
+    title = f"{found['iterations']} iterations of ADMM: best PSNR [dB] and when, last PSNR, relative change of the last"
+    return [Sheet(title, ("prior", *names), rows)]
 
 
 def speed(found: dict[str, Any]) -> list[Sheet]:
@@ -81,4 +107,11 @@ def _count(row: dict[str, Any]) -> str:
     return f"{row['parameters']:,}" if "parameters" in row else "-"
 
 
-TABLES = {"priors_denoise": denoise, "priors_recon": recon, "priors_speed": speed, "priors_cards": cards}
+TABLES = {
+    "prior_study": study,
+    "priors_denoise": denoise,
+    "priors_recon": recon,
+    "priors_steady": steady,
+    "priors_speed": speed,
+    "priors_cards": cards,
+}

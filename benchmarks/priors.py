@@ -1,10 +1,10 @@
-"""The priors' cards: denoising, reconstruction, speed and a picture of each, in four parts.
+"""The priors' cards: denoising, reconstruction, speed and a picture of each, in five parts.
 
 `denoise`: Set12, and a matrix of every prior on held-out images of every kind, procedural ones of other seeds and real
-ones. `recon`: six inverse problems by ADMM with default parameters. `speed`: one 512 x 512 image. `cards`: what each
-checkpoint says of itself, its picture, and the crop on which it gains least. Priors are those that are shipped and
-those in --work; a DRU-Net there (`pnp-lofi train KIND --network DRU-Net`) is put in the same slot. Each part has a JSON
-of its own, in which rows of priors that are not measured anew are kept.
+ones. `recon`: six inverse problems by ADMM with default parameters. `steady`: 300 iterations of it. `speed`: one
+512 x 512 image. `cards`: what each checkpoint says of itself, its picture, and the crop on which it gains least. Priors
+are those that are shipped and those in --work; a DRU-Net there (`pnp-lofi train KIND --network DRU-Net`) is put in the
+same slot. Each part has a JSON of its own, in which rows of priors that are not measured anew are kept.
 """
 
 import copy
@@ -48,7 +48,8 @@ SHOWN = {"radio": (0.01, 0.1)}  # middle and high level of a picture
 SHOWN_ELSE = (0.1, 0.3)
 SHOWN_PART = slice(64, 192)  # of its sides [pixel]
 STRETCH = {"radio": 100.0}  # of a picture: brightness is shown as asinh(stretch x)
-PARTS = ("denoise", "recon", "speed", "cards")
+PARTS = ("denoise", "recon", "steady", "speed", "cards")
+STEADY, LONG = ("deblurring", "CT", "mass map"), 300  # problems, by the beginnings of their names, and iterations
 RADIO = "M31, MeerKAT 1 h, SNR"
 Priors = dict[str, Denoiser]
 # Set12 means [dB]
@@ -196,6 +197,28 @@ def recon(priors: Priors, data: Path | None) -> dict[str, Any]:
     return {"rows": rows, "problems": names, "side": SIDE if data else QUICK_SIDE}
 
 
+def steady(priors: Priors, data: Path | None) -> dict[str, Any]:
+    """ADMM for many iterations: the best PSNR on the way, the last, and how much the last iteration changes."""
+    cases = [case for case in problems(data) if case.name.startswith(STEADY)]
+    rows, count = [], LONG if data else 10
+    for name, prior in priors.items():
+        found: dict[str, dict[str, float]] = {}
+        for case in cases:
+            x = case.images[0]
+            if not fits(prior, x):
+                continue
+            op, curve = case.build(x), []
+            torch.manual_seed(0)
+            solver = ADMM(op, prior, sigma_n=case.sigma_n, max_iter=count, tol=0.0,
+                          callback=lambda at, x=x, curve=curve: curve.append(psnr(at.x, x)))  # fmt: skip
+            done = solver.solve(op(x))
+            best = max(range(len(curve)), key=curve.__getitem__)
+            found[case.name] = {"best": curve[best], "at": best + 1, "last": curve[-1], "change": done.residuals[-1][1]}
+        rows.append({"prior": name, "problems": found})
+        print(f"{name}: {found}", flush=True)
+    return {"rows": rows, "problems": [case.name for case in cases], "iterations": count}
+
+
 @torch.no_grad()
 def speed(priors: Priors, data: Path | None) -> dict[str, Any]:
     """DnCNN and DRUNet have random weights: only their seconds are measured."""
@@ -309,7 +332,8 @@ def main() -> None:
     paths = checkpoints(args.work, args.priors)
     priors, data = {name: load(path) for name, path in paths.items()}, None if args.quick else args.data
     parts: dict[str, Callable[[Priors, Path | None], dict[str, Any]]] = {
-        "denoise": denoise, "recon": recon, "speed": speed, "cards": partial(cards, paths=paths, figures=args.figures),
+        "denoise": denoise, "recon": recon, "steady": steady, "speed": speed,
+        "cards": partial(cards, paths=paths, figures=args.figures),
     }  # fmt: skip
     for part in args.only:
         report(f"priors_{part}", merged(part, parts[part](priors, data), args.results), args.results)

@@ -52,9 +52,12 @@ def train(
     ],
     out: Out,
     network: Annotated[str, typer.Option(help="S, for a CPU; L, for a GPU; DRU-Net, to compare with.")] = "S",
+    start: Annotated[
+        str | None, typer.Option(help="Prior to begin with: a shipped name or a checkpoint of the same network.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
-    size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 16 and a margin.")] = None,
-    objects: Annotated[int, typer.Option(help="Crops per step.")] = 32,
+    size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 32 and a margin.")] = None,
+    objects: Annotated[int, typer.Option(help="Crops per step.")] = 8,
     lr: Annotated[float, typer.Option(help="Adam's step at the start; cosine decay.")] = 2e-3,
     sigma_min: Annotated[float | None, typer.Option(help="Lowest noise level, of range 1.")] = None,
     sigma_max: Annotated[float | None, typer.Option(help="Highest noise level.")] = None,
@@ -69,7 +72,7 @@ def train(
 
     levels = {"sigma_min": sigma_min, "sigma_max": sigma_max}
     figures = train_prior(
-        images, out, network=network, size=size, steps=steps, objects=objects, lr=lr, seed=seed,
+        images, out, network=network, start=start, size=size, steps=steps, objects=objects, lr=lr, seed=seed,
         low_precision=low_precision, device=device, resume=resume, overwrite=overwrite,
         command=" ".join(["pnp-lofi", *sys.argv[1:]]), **{k: v for k, v in levels.items() if v is not None},
     )  # fmt: skip

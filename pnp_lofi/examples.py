@@ -108,22 +108,32 @@ class Mixture:
 
 
 class Noisy:
-    """Denoising: q = x + sigma n, sigma log-uniform.
+    """Denoising: q = x + sigma n, sigma log-uniform, or so on both sides of a knee.
 
     :param Batch clean: draws x.
     :param float sigma_min, sigma_max: noise levels [units of x]; equal for one level.
-    :raises ValueError: unless 0 < sigma_min <= sigma_max.
+    :param float knee: a level between them; float below: the part of the crops whose level lies below it.
+    :raises ValueError: unless 0 < sigma_min <= knee <= sigma_max and 0 < below < 1.
     """
 
-    def __init__(self, clean: Batch, sigma_min: float, sigma_max: float) -> None:
-        if not 0 < sigma_min <= sigma_max < float("inf"):
-            raise ValueError(f"expected 0 < sigma_min <= sigma_max, got {sigma_min}, {sigma_max}")
-        self.clean, self.sigma_min, self.sigma_max = clean, sigma_min, sigma_max
+    def __init__(
+        self, clean: Batch, sigma_min: float, sigma_max: float, *, knee: float | None = None, below: float = 0.5
+    ) -> None:
+        middle = math.sqrt(sigma_min * sigma_max) if knee is None and sigma_min > 0 else knee or 0.0
+        if not 0 < sigma_min <= middle <= sigma_max < float("inf") or not 0 < below < 1:
+            raise ValueError(
+                f"expected 0 < sigma_min <= knee <= sigma_max and 0 < below < 1, got {sigma_min}, {knee}, {sigma_max} "
+                f"and {below}"
+            )
+        self.clean, self.levels = clean, [math.log(s) for s in (sigma_min, middle, sigma_max)]
+        self.below = 0.5 if knee is None else below
 
     def __call__(self, generator: torch.Generator) -> Example:
         x = self.clean(generator)
-        span = math.log(self.sigma_max / self.sigma_min)
-        sigma = (self.sigma_min * torch.exp(span * torch.rand(len(x), generator=generator))).to(x.device)
+        low, middle, high = self.levels
+        at = torch.rand(len(x), generator=generator) / self.below - 1  # 0 at the knee
+        rest = 1 / self.below - 1
+        sigma = torch.exp(middle + torch.where(at < 0, at * (middle - low), at / rest * (high - middle))).to(x.device)
         return Example(x + sigma[:, None, None, None] * normal(x, generator), x, sigma)
 
 

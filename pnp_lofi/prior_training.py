@@ -9,24 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lofi.baselines import Baseline
-from pnp_lofi.examples import Noisy
+from pnp_lofi.checkpoint import load_checkpoint
+from pnp_lofi.examples import Crops, Noisy
+from pnp_lofi.images import image_folder
 from pnp_lofi.launch import working_device
 from pnp_lofi.metrics import psnr
 from pnp_lofi.shared import SharedLoFi
-from pnp_lofi.sources import FOLDER_LEVELS, KINDS, LEVELS, folder_batches
+from pnp_lofi.sources import FOLDER_LEVELS, KINDS, LEVELS, SIDE
 from pnp_lofi.supervised import answer
 from pnp_lofi.train import TrainSettings, check_run, train
 
-OBJECTS = 32  # crops of a step
-TILE = 16  # side of what is learned from a crop [pixel]
+OBJECTS = 8  # crops of a step
+TILE = 32  # side of what is learned from a crop [pixel]
 CROP = 64  # of a network that is no local field [pixel]
+KNEE, BELOW = 2e-3, 0.125  # noise level under which only this part of the crops is: there is little left to learn
 HELD_OUT = 10_000  # seed of the images that only measure
-# S is made for 2 cores: 0.22 million multiply-adds a pixel, the best of what benchmarks/sharing.py tried up to 0.25.
-# L has 1.0 million, for a GPU.
+# S is made for 2 cores: 0.2 million multiply-adds a pixel. L has four to six times as many, for a GPU.
 SIZES: dict[str, dict[str, Any]] = {
-    "S": {"window": 9, "filters": 96, "features": 24, "points": 7, "spacing": 2, "raw": 11, "hidden": (144, 128)},
-    "L": {"window": 11, "filters": 160, "features": 32, "points": 9, "spacing": 2, "raw": 15,
-          "hidden": (320, 256, 128)},
+    "S": {"window": 7, "filters": 48, "features": 32, "stages": ((5, 1, 64), (5, 2, 64), (5, 2, 64)), "points": 3,
+          "spacing": 1, "raw": 0, "hidden": (64,), "patch": 9},
+    "L": {"window": 9, "filters": 96, "features": 64, "stages": ((5, 1, 96), (5, 2, 96), (5, 2, 96), (5, 2, 96)),
+          "points": 5, "spacing": 1, "raw": 0, "hidden": (128, 128), "patch": 11},
 }  # fmt: skip
 
 
@@ -58,11 +61,32 @@ def build(network: str, channels: int) -> nn.Module:
     raise ValueError(f"networks are {', '.join(SIZES)} and, to compare with, DRU-Net; got {network!r}")
 
 
+def start_from(model: nn.Module, start: str | os.PathLike[str]) -> None:
+    """Give a SharedLoFi the weights of a checkpoint; stages that it has beyond those change nothing at first.
+
+    :raises ValueError: if the network of the checkpoint has another shape in anything but its stages.
+    """
+    other, _ = load_checkpoint(start)
+    mine, given = model.state_dict(), other.state_dict()
+    strange = [key for key, w in given.items() if key not in mine or mine[key].shape != w.shape]
+    strange += [key for key in mine if key not in given and not key.startswith("stages.")]
+    if not isinstance(model, SharedLoFi) or strange:
+        raise ValueError(
+            f"{start} is a {type(other).__name__} of another shape, {other.config}; to start from it, a network may "
+            f"have more stages and nothing else. It differs in {', '.join(strange)}"
+        )
+    model.load_state_dict(given, strict=False)
+    for stage in model.stages[len(other.stages) :]:
+        nn.init.zeros_(stage.mix)
+        nn.init.zeros_(stage.mix_bias)
+
+
 def train_prior(
     images: str,
     out: str | os.PathLike[str],
     *,
     network: str = "S",
+    start: str | os.PathLike[str] | None = None,
     size: int | None = None,
     device: str | None = None,
     resume: bool = False,
@@ -75,7 +99,9 @@ def train_prior(
     :param str images: "natural", "natural-rgb", "radio", "ct", "kappa", or a folder of images, which are made grey.
     :param out: checkpoint to write; the state of a broken-off run is OUT.state.
     :param str network: "S" or "L"; "DRU-Net" is there to compare with and no prior.
-    :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side.
+    :param start: checkpoint whose weights to begin with, of the same network or one with fewer stages.
+    :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side, or less for a
+        folder with smaller images.
     :param str device: see :func:`~pnp_lofi.launch.working_device`.
     :param bool resume: go on from OUT.state.
     :param settings: fields of :class:`TrainSettings`; objects, the crops of a step; sigma_min and sigma_max, which
@@ -90,18 +116,23 @@ def train_prior(
     objects = settings.pop("objects", OBJECTS)
     chosen = TrainSettings(**settings)
     torch.manual_seed(chosen.seed)
-    model = build(network, kind.channels).to(working_device(device))
+    model = build(network, kind.channels)
+    if start is not None:
+        start_from(model, start)
+    model = model.to(working_device(device))
     reach = model.reach if isinstance(model, SharedLoFi) else 0
+    pictures = [] if known else image_folder(images)
     if size is None:
-        size = TILE + 2 * reach if reach else CROP
+        smallest = min((min(x.shape[-2:]) for x in pictures), default=SIDE)
+        size = min(TILE + 2 * reach, max(smallest, 2 * reach + 1)) if reach else CROP
     if size <= 2 * reach:
         raise ValueError(f"the network reaches {reach} pixels: crops need more than {2 * reach}, got {size}")
-    if known:
-        batches, trained_on = kind.batches(size, objects, chosen.seed), kind.trained_on
-    else:
-        batches, trained_on = folder_batches(images, size, objects), f"folder {Path(images).name}"
+    batches = kind.batches(size, objects, chosen.seed) if known else Crops(pictures, size, objects)
+    trained_on = kind.trained_on if known else f"folder {Path(images).name}"
     about = {"trained_on": trained_on, "crop": size, "command": command, "objects": objects}
+    if start is not None:
+        about["start"] = str(start)
     about |= {"sigma_range": [low, high], "value_range": [0.0, 1.0], "recipe": "prior"}
-    source = Noisy(batches, low, high)
+    source = Noisy(batches, low, high, knee=KNEE if low < KNEE < high else None, below=BELOW)
     validate = held_out_figures(images if known else "natural")
     return train(model, source, chosen, out, about=about, validate=validate, resume=resume, dtype=torch.float16)

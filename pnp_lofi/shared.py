@@ -1,7 +1,7 @@
 """SharedLoFi: a local field whose pixels share their neighbours' features instead of computing them anew."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from pnp_lofi.dense import finite, prepared, uniform
 from pnp_lofi.kernels import gather
 from pnp_lofi.mlp import MLP
 from pnp_lofi.sampling import coordinates, grid_coords, padded_tile, positions, sample, sample_level, windows
+from pnp_lofi.shrinkage import Shrinkage
 from pnp_lofi.tiles import Tile, join, tiles
 from pnp_lofi.units import (
     GATHERED,
@@ -26,13 +27,39 @@ from pnp_lofi.units import (
 Run = Callable[[Tensor, Tensor], Tensor]  # a tile with its margin, and its noise level
 SMALLEST_BOX = 1024  # pixels; below that splitting a group saves nothing, its margin is larger
 LOW = (torch.bfloat16, torch.float16)
+SMALL = 0.1  # of the mixer's last weights at the start, where patches are shrunk
 CHUNK = 16_384  # pixels worked on at once; more than LoFi's because a tile has a margin
 
 
-class SharedLoFi(nn.Module):
-    """f(x) = sigma M(W p(x) / sigma + sum_j V_j g(x + e_j)) + q(x), with p(x) a window and g an MLP of a window:
+class Stage(nn.Module):
+    """h(y) + D relu(sum_j C_j relu(h(y + e_j))), valid: features that see their neighbours' features.
 
-        g(y) = relu(B relu(A w(y) / sigma(y))).
+    :param int features: of h; int points, spacing: the lattice e_j, as in :class:`SharedLoFi`; int width: of C_j.
+    """
+
+    def __init__(self, features: int, points: int, spacing: int, width: int) -> None:
+        super().__init__()
+        self.spacing, self.reach = spacing, (points // 2) * spacing
+        self.gather = uniform((width, features, points, points), features * points**2)
+        self.gather_bias = uniform((width,), features * points**2)
+        self.mix, self.mix_bias = uniform((features, width), width), uniform((features,), width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, F, H, W) -> (B, F, H - 2 reach, W - 2 reach), computed in the dtype of h."""
+        weight = self.gather.to(h.dtype).contiguous(memory_format=torch.channels_last)
+        seen = conv2d(h.relu(), weight, self.gather_bias.to(h.dtype), dilation=self.spacing)
+        more = linear(seen.relu_().permute(0, 2, 3, 1), self.mix.to(h.dtype), self.mix_bias.to(h.dtype))
+        return _cropped(h, self.reach) + more.permute(0, 3, 1, 2)
+
+
+class SharedLoFi(nn.Module):
+    """f(x) = q(x) + sigma M(W p(x) / sigma + sum_j V_j g(x + e_j)) - n(x), p(x) a window, g an MLP of a window, and n,
+    if there is a ``patch``, what :class:`~pnp_lofi.shrinkage.Shrinkage` takes for noise:
+
+        g(y) = relu(h(y)),  h(y) = B relu(A w(y) / sigma(y)),
+
+    and each stage, with a lattice of its own, adds to h: h(y) <- h(y) + D relu(sum_j C_j relu(h(y + e_j))). With a
+    patch, h(y) = B log(1 + relu(A w(y) / sigma(y))).
 
     LoFi's patch of K points becomes a patch of features, each of which is computed once per pixel and read by all
     neighbours on a lattice e_j. Everything is in units of sigma and blind to a constant (A and W have zero mean), so
@@ -43,7 +70,10 @@ class SharedLoFi(nn.Module):
     :param int window: side of the window w that a feature sees [pixel], odd.
     :param int filters: first layer of g; int features: its outputs.
     :param int points: the lattice has points x points positions, odd; int spacing: their distance [pixel].
-    :param int raw: side of the window p [pixel], odd.
+    :param int raw: side of the window p [pixel], odd; 0: none is read.
+    :param Sequence stages: (points, spacing, width) of each stage of features of features: its lattice, and how many
+        sums C_j makes.
+    :param int patch: side of the patches that are shrunk, odd [pixel]; 0: none are.
     :param Sequence[int] hidden: widths of the hidden layers of the mixing network M, the first reads p and g.
     :raises ValueError: if a side is even or a size is not positive.
     Source: the answer of this project to the open question of arXiv 2411.04995, "sharing computation across pixels";
@@ -63,28 +93,42 @@ class SharedLoFi(nn.Module):
         spacing: int = 2,
         raw: int = 11,
         hidden: Sequence[int] = (144, 128),
+        stages: Sequence[Sequence[int]] = (),
+        patch: int = 0,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
             "in_channels": in_channels, "window": window, "filters": filters, "features": features,
             "points": points, "spacing": spacing, "raw": raw, "hidden": list(hidden),
+            "stages": [list(stage) for stage in stages], "patch": patch,
         }  # fmt: skip
-        if any(side < 1 or side % 2 == 0 for side in (window, points, raw)):
-            raise ValueError(f"window, points and raw must be odd, got {window}, {points} and {raw}")
-        if min(in_channels, filters, features, spacing, *hidden) < 1 or not hidden:
+        sides = (window, points, raw or 1, patch or 1, *(stage[0] for stage in stages))
+        if any(side < 1 or side % 2 == 0 for side in sides):
+            raise ValueError(f"window, points, raw and patch must be odd, got {self.config}")
+        if (
+            min(in_channels, filters, features, spacing, *hidden, *(n for stage in stages for n in stage)) < 1
+            or not hidden
+        ):
             raise ValueError(f"SharedLoFi expects positive sizes and a hidden layer, got {self.config}")
         self.in_channels = self.out_channels = in_channels
         self.spacing, self.points = spacing, points
-        self.around = (points // 2) * spacing
-        self.reach = max(window // 2 + self.around, raw // 2)
+        self.lattice = (points // 2) * spacing
+        self.stages = cast("Sequence[Stage]", nn.ModuleList(Stage(features, *stage) for stage in stages))
+        self.seen = max(self.lattice, patch // 2)  # how far features are read
+        self.around = self.seen + sum(stage.reach for stage in self.stages)
+        self.reach = max(window // 2 + self.around, raw // 2, patch - 1)
         first = hidden[0]
         self.windows = uniform((filters, in_channels, window, window), in_channels * window**2)
         self.windows_bias = uniform((filters,), in_channels * window**2)
         self.summary, self.summary_bias = uniform((features, filters), filters), uniform((features,), filters)
         self.neighbours = uniform((first, features, points, points), features * points**2)
         self.neighbours_bias = uniform((first,), features * points**2)
-        self.raw = uniform((first, in_channels, raw, raw), 4 * in_channels * raw**2)
+        self.raw = uniform((first, in_channels, raw, raw), 4 * in_channels * raw**2) if raw else None
         self.mixer = MLP([*hidden, in_channels])
+        self.shrinkage = Shrinkage(in_channels, patch, features) if patch else None
+        if patch:  # it begins with what the patches say
+            with torch.no_grad():
+                self.mixer.weights[-1].mul_(SMALL)
 
     def forward(
         self,
@@ -148,14 +192,17 @@ class SharedLoFi(nn.Module):
         seen = self.windows.shape[-1] // 2
         h = conv2d(_cropped(unit, self.reach - seen - self.around), _zero_mean(self.windows).to(dtype))
         h = h / divisor(_level(sigma, self.reach - self.around)).to(dtype) + self.windows_bias.to(dtype)[:, None, None]
-        h = linear(h.relu_().permute(0, 2, 3, 1), self.summary.to(dtype), self.summary_bias.to(dtype))
-        features = h.relu_().permute(0, 3, 1, 2)
-        mixed = conv2d(features, self.neighbours.to(dtype), self.neighbours_bias.to(dtype), dilation=self.spacing)
-        own = conv2d(_cropped(unit, self.reach - self.raw.shape[-1] // 2), _zero_mean(self.raw).to(dtype))
-        mixed = (mixed + own / divisor(_level(sigma, self.reach)).to(dtype)).relu_().permute(0, 2, 3, 1)
-        out = self.mixer(mixed.flatten(0, 2)).reshape(*mixed.shape[:3], -1).permute(0, 3, 1, 2)
-        out = out if most is None else out.clamp(-most, most)
-        return out.to(q.dtype) * _level(sigma, self.reach) + _cropped(q, self.reach)
+        h = linear(self._compressed(h).permute(0, 2, 3, 1), self.summary.to(dtype), self.summary_bias.to(dtype))
+        features = self._features_of(h.permute(0, 3, 1, 2))
+        near = _cropped(features, self.seen - self.lattice)
+        mixed = conv2d(near, self.neighbours.to(dtype), self.neighbours_bias.to(dtype), dilation=self.spacing)
+        if self.raw is not None:
+            own = conv2d(_cropped(unit, self.reach - self.raw.shape[-1] // 2), _zero_mean(self.raw).to(dtype))
+            mixed = mixed + own / divisor(_level(sigma, self.reach)).to(dtype)
+        mixed = mixed.relu_().permute(0, 2, 3, 1)
+        out = self.mixer(mixed.flatten(0, 2)).reshape(*mixed.shape[:3], -1).permute(0, 3, 1, 2).to(q.dtype)
+        noise = self._noise(unit, sigma, features)
+        return _cropped(q, self.reach) + _change(out, noise, _level(sigma, self.reach), most)
 
     def at(
         self,
@@ -219,17 +266,26 @@ class SharedLoFi(nn.Module):
         level = noise if noise.ndim == 0 else padded_tile(noise, box, 0)[None]
         unit = (unit - unit.mean((-2, -1), keepdim=True) if dtype in LOW else unit).to(dtype)
         h = conv2d(unit, _zero_mean(self.windows).to(dtype)) / divisor(level).to(dtype)
-        h = (h + self.windows_bias.to(dtype)[:, None, None]).relu().permute(0, 2, 3, 1)
-        h = linear(h, self.summary.to(dtype), self.summary_bias.to(dtype)).relu().permute(0, 3, 1, 2)
+        h = self._compressed(h + self.windows_bias.to(dtype)[:, None, None]).permute(0, 2, 3, 1)
+        h = linear(h, self.summary.to(dtype), self.summary_bias.to(dtype)).permute(0, 3, 1, 2)
+        h, inner = self._features_of(h), self.around - self.seen
+        low = low + inner
         own = noise if noise.ndim == 0 else sample_level(noise, points[None]).T
         lattice = _square(self.points, self.spacing, points)
         patch = gather(h, points[None] - low, lattice)[0].flatten(1)
-        raw = gather(q, points[None], _square(self.raw.shape[-1], 1, points))[0]
-        raw = ((raw - raw.mean(-1, keepdim=True)).flatten(1) / divisor(own)).to(dtype)
         mixed = linear(patch, self.neighbours.flatten(1).to(dtype), self.neighbours_bias.to(dtype))
-        mixed = mixed + linear(raw, _zero_mean(self.raw).flatten(1).to(dtype))
-        out = self.mixer(mixed.relu()).to(q.dtype)
-        return (out if most is None else out.clamp(-most, most)) * own + sample(q, points[None])[0]
+        if self.raw is not None:
+            raw = gather(q, points[None], _square(self.raw.shape[-1], 1, points))[0]
+            raw = ((raw - raw.mean(-1, keepdim=True)).flatten(1) / divisor(own)).to(dtype)
+            mixed = mixed + linear(raw, _zero_mean(self.raw).flatten(1).to(dtype))
+        out, removed = self.mixer(mixed.relu()).to(q.dtype), None
+        if self.shrinkage is not None:
+            edge = self.shrinkage.side // 2
+            image = padded_tile(q, _shrunk(box, inner), edge)[None]
+            image = (image - image.mean((-2, -1), keepdim=True) if dtype in LOW else image).to(dtype)
+            grid = self.shrinkage(image, _cropped(level, inner) if level.ndim else level, h)
+            removed = sample(grid, points[None] - low - edge)[0]
+        return sample(q, points[None])[0] + _change(out, removed, own, most)
 
     def _tile(
         self, q: Tensor, noise: Tensor, tile: Tile, dtype: torch.dtype, most: float | None, run: Run | None = None
@@ -248,37 +304,63 @@ class SharedLoFi(nn.Module):
         oneDNN's convolution is slow where it reads one channel, so windows are copied and multiplied there; the
         convolution over many channels is its best case.
         """
-        count, margin, raw = self.in_channels, self.windows.shape[-1] // 2, self.raw.shape[-1] // 2
-        none = torch.zeros(len(self.raw), device=self.raw.device)
-        features = prepared(
-            [(_zero_mean(self.windows).flatten(1).T, self.windows_bias), (self.summary.T, self.summary_bias)], dtype
-        )
-        own = prepared([(_zero_mean(self.raw).flatten(1).T, none)], dtype)
+        count, margin = self.in_channels, self.windows.shape[-1] // 2
+        first = prepared([(_zero_mean(self.windows).flatten(1).T, self.windows_bias)], dtype)
+        summary = prepared([(self.summary.T, self.summary_bias)], dtype)
+        raw = 0 if self.raw is None else self.raw.shape[-1] // 2
+        if self.raw is not None:
+            none = torch.zeros(len(self.raw), device=self.raw.device)
+            own = prepared([(_zero_mean(self.raw).flatten(1).T, none)], dtype)
         neighbours = self.neighbours.detach().to(dtype).contiguous(memory_format=torch.channels_last)
         bias, mixer = self.neighbours_bias.detach().to(dtype), self.mixer.prepared(dtype)
 
         def run(padded: Tensor, level: Tensor) -> Tensor:
             unit = (padded - padded.mean((-2, -1), keepdim=True) if dtype in LOW else padded).to(dtype)
             around, wide = _level(level, self.reach - self.around), unit.shape[-1] - 2 * (self.reach - self.around)
-            h = features(_windows(_cropped(unit, self.reach - self.around - margin), margin, around)).relu_()
-            h = h.reshape(1, -1, wide, h.shape[-1]).permute(0, 3, 1, 2)  # channels last
-            mixed = conv2d(h, neighbours, bias, dilation=self.spacing).permute(0, 2, 3, 1)
+            h = first(_windows(_cropped(unit, self.reach - self.around - margin), margin, around))
+            h = summary(self._compressed(h))
+            h = self._features_of(h.reshape(1, -1, wide, h.shape[-1]).permute(0, 3, 1, 2))  # channels last
+            near = _cropped(h, self.seen - self.lattice)
+            mixed = conv2d(near, neighbours, bias, dilation=self.spacing).permute(0, 2, 3, 1)
             here, size = _level(level, self.reach), mixed.shape[1:3]
             mixed = mixed.reshape(-1, mixed.shape[-1])
-            mixed = mixed.add_(own(_windows(_cropped(unit, self.reach - raw), raw, here))).relu_()
-            out = mixer(mixed).reshape(*size, count).permute(2, 0, 1)
-            out = out if most is None else out.clamp_(-most, most)
-            return out.to(padded.dtype) * here + _cropped(padded, self.reach)
+            if self.raw is not None:
+                mixed = mixed.add_(own(_windows(_cropped(unit, self.reach - raw), raw, here)))
+            out = mixer(mixed.relu_()).reshape(*size, count).permute(2, 0, 1).to(padded.dtype)
+            noise = self._noise(unit[None], level if level.ndim == 0 else level[None], h)
+            return _cropped(padded, self.reach) + _change(out, None if noise is None else noise[0], here, most)
 
         return run
 
+    def _features_of(self, h: Tensor) -> Tensor:
+        """(B, F, H, W) before their ReLU -> after it and all stages, as far as those see."""
+        for stage in self.stages:
+            h = stage(h)
+        return h.relu()
+
+    def _compressed(self, h: Tensor) -> Tensor:
+        """What the windows respond: where patches are shrunk its logarithm, as those see to what stands out."""
+        return h.relu_() if self.shrinkage is None else h.relu_().log1p()
+
+    def _noise(self, unit: Tensor, sigma: Tensor, features: Tensor) -> Tensor | None:
+        """What the patches take for noise, (B, C, H - 2 reach, W - 2 reach)."""
+        if self.shrinkage is None:
+            return None
+        half = self.shrinkage.side // 2
+        seen = _cropped(unit, self.reach - 2 * half)
+        return self.shrinkage(seen, _level(sigma, self.reach - half), _cropped(features, self.seen - half))
+
     def bytes_per_pixel(self, dtype: torch.dtype, *, gathered: bool = False) -> int:
         """Working memory for each pixel of a chunk, without gradients."""
-        values = self.in_channels * (self.windows[0, 0].numel() + self.raw[0, 0].numel())
+        raw = 0 if self.raw is None else self.raw[0, 0].numel()
+        values = self.in_channels * (self.windows[0, 0].numel() + raw)
         values += len(self.windows) + 2 * len(self.summary) + 2 * self.mixer.widest()
+        values += max((len(self.summary) + len(stage.gather) for stage in self.stages), default=0)
+        if self.shrinkage is not None:
+            values += 2 * self.shrinkage.analysis[0].numel() + 3 * len(self.shrinkage.analysis)
         if gathered:
-            points = self.raw[0].numel() + self.neighbours[0].numel()
-            taps = TAP_BYTES * (self.points**2 + self.raw[0, 0].numel())
+            points = self.in_channels * raw + self.neighbours[0].numel()
+            taps = TAP_BYTES * (self.points**2 + raw)
             return dtype.itemsize * (values + 6 * 16 * points) + 16 * taps
         return dtype.itemsize * values
 
@@ -312,6 +394,19 @@ def _windows(x: Tensor, margin: int, level: Tensor) -> Tensor:
 def _level(sigma: Tensor, margin: int) -> Tensor:
     """The part of a noise map that lies ``margin`` inside; other levels as they are."""
     return _cropped(sigma, margin) if sigma.ndim > 2 and sigma.shape[-1] > 1 else sigma
+
+
+def _change(out: Tensor, noise: Tensor | None, level: Tensor, most: float | None) -> Tensor:
+    """What is added to the image: at most ``most`` noise levels."""
+    change = out * level if noise is None else torch.addcmul(-noise, out, level)
+    if most is None:
+        return change
+    bound = most * level.clamp_min(0)
+    return change.clamp(-bound, bound)
+
+
+def _shrunk(box: Tile, margin: int) -> Tile:
+    return box[0], *(slice(part.start + margin, part.stop - margin) for part in box[1:])  # type: ignore[return-value]
 
 
 def _cropped(x: Tensor, margin: int) -> Tensor:

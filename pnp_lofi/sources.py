@@ -1,6 +1,5 @@
-"""What the priors are trained on: procedural images, permissive photographs, a user's folder."""
+"""What the priors are trained on: procedural images and permissive photographs."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from torch.nn.functional import interpolate
 from pnp_lofi.convergence import convergence
 from pnp_lofi.examples import Batch, Crops, Mixture
 from pnp_lofi.hounsfield import RANGE, window
-from pnp_lofi.images import image_folder, permissive_photographs
+from pnp_lofi.images import permissive_photographs
 from pnp_lofi.leaves import colour_leaves, dead_leaves
 from pnp_lofi.organs import chest, head
 from pnp_lofi.skies import radio_sky
@@ -91,11 +90,6 @@ def kappa_batches(size: int, objects: int, seed: int) -> Batch:
     ]
     natural = natural_batches(size, objects, seed, QUARTER)
     return Mixture([*sources, natural], [*[0.75 / len(sources)] * len(sources), 0.25])
-
-
-def folder_batches(folder: str | os.PathLike[str], size: int, objects: int) -> Batch:
-    """Crops of the images of a user's folder, grey."""
-    return Crops(image_folder(folder), size, objects)
 
 
 def photographs(scales: Sequence[float] = SCALES, *, grey: bool = True) -> list[Tensor]:

@@ -32,12 +32,13 @@ def test_quick_run_makes_every_card(tmp_path, monkeypatch):
 
     run("--only", "denoise", "cards", "--priors", "natural-t")
     run("--only", "denoise", "cards", "--priors", "dru", "natural-rgb-t")
-    run("--only", "recon", "speed", "--priors", "dru", "natural-t", "natural-rgb-t")
+    run("--only", "recon", "steady", "speed", "--priors", "dru", "natural-t", "natural-rgb-t")
     found = {part: json.loads((tmp_path / f"priors_{part}.json").read_text()) for part in priors.PARTS}
     assert [row["prior"] for row in found["denoise"]["rows"]] == ["noisy", "natural-t", "dru", "natural-rgb-t"]
     sets = {row["prior"]: set(row["sets"]) for row in found["denoise"]["rows"]}
     assert sets["natural-rgb-t"] == {"natural-rgb (procedural)"} and len(sets["dru"]) == len(priors.KINDS)
     assert set(found["recon"]["rows"][1]["problems"]) == {"the same, colour"}
+    assert all(1 <= at["at"] <= 10 for row in found["steady"]["rows"] for at in row["problems"].values())
     assert (tmp_path / "prior_natural-t.png").stat().st_size > 1000
     page = "".join(f"<!-- table:priors_{part} -->\n<!-- end -->\n" for part in priors.PARTS)
     text = refresh(page, tmp_path)

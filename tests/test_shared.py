@@ -1,6 +1,7 @@
 """SharedLoFi: an independent forward, three ways in, symmetries, derivatives, training and bad input."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -12,6 +13,13 @@ from pnp_lofi.examples import Crops, Noisy
 from pnp_lofi.sampling import grid_coords
 from pnp_lofi.shared import SharedLoFi, near
 from pnp_lofi.train import TrainSettings, train
+
+KINDS = [  # what a network may have
+    pytest.param({}, id="plain"),
+    pytest.param({"stages": ((3, 1, 5), (3, 2, 3))}, id="stages"),
+    pytest.param({"stages": ((3, 1, 5),), "patch": 3}, id="patch"),
+    pytest.param({"patch": 7, "points": 1, "raw": 0}, id="wide-patch"),
+]
 
 
 def network(channels=1, **kwargs):
@@ -32,28 +40,64 @@ def plain_forward(m, q, sigma):
         half = side // 2
         return wide[b, :, r + y - half : r + y + half + 1, r + x - half : r + x + half + 1].flatten()
 
+    @cache
+    def feature(b, y, x, stages):
+        if not stages:
+            first = linear(window(b, y, x, m.windows.shape[-1]) / sigma, zero(m.windows).flatten(1)) + m.windows_bias
+            first = first.relu() if m.shrinkage is None else first.relu().log1p()
+            return linear(first, m.summary, m.summary_bias)
+        stage, (n, spacing, _) = m.stages[stages - 1], m.config["stages"][stages - 1]
+        total = stage.gather_bias
+        for i in range(n):
+            for j in range(n):
+                dy, dx = (spacing * (k - n // 2) for k in (i, j))
+                total = total + stage.gather[:, :, i, j] @ feature(b, y + dy, x + dx, stages - 1).relu()
+        return feature(b, y, x, stages - 1) + linear(total.relu(), stage.mix, stage.mix_bias)
+
+    @cache
+    def small(b, y, x):  # what the patch around a pixel takes for noise
+        s = m.shrinkage
+        z = linear(window(b, y, x, s.side), zero(s.analysis).flatten(1)) / sigma
+        kept = 1 - (
+            1
+            / (
+                1
+                + (s.gates_bias + s.gates @ feature(b, y, x, len(m.stages)).relu() - (s.steepness_bias * z) ** 2).exp()
+            )
+        )
+        return (sigma * z * kept) @ s.synthesis.flatten(1)
+
+    def noise(b, y, x):
+        if m.shrinkage is None:
+            return 0
+        n, total = m.shrinkage.side, torch.zeros(q.shape[1], dtype=q.dtype)
+        for i in range(n):
+            for j in range(n):
+                covering = small(b, y + n // 2 - i, x + n // 2 - j)
+                total = total + covering.reshape(-1, n, n)[:, i, j] / n**2
+        return total
+
     out = torch.zeros_like(q)
     for b in range(len(q)):
         for y in range(q.shape[2]):
             for x in range(q.shape[3]):
-                mixed = m.neighbours_bias + linear(window(b, y, x, m.raw.shape[-1]), zero(m.raw).flatten(1)) / sigma
+                mixed = m.neighbours_bias
+                if m.raw is not None:
+                    mixed = mixed + linear(window(b, y, x, m.raw.shape[-1]), zero(m.raw).flatten(1)) / sigma
                 for i in range(m.points):
                     for j in range(m.points):
                         dy, dx = (m.spacing * (k - m.points // 2) for k in (i, j))
-                        first = linear(
-                            window(b, y + dy, x + dx, m.windows.shape[-1]) / sigma, zero(m.windows).flatten(1)
-                        )
-                        feature = linear((first + m.windows_bias).relu(), m.summary, m.summary_bias).relu()
-                        mixed = mixed + m.neighbours[:, :, i, j] @ feature
+                        mixed = mixed + m.neighbours[:, :, i, j] @ feature(b, y + dy, x + dx, len(m.stages)).relu()
                 for w, bias in zip(m.mixer.weights, m.mixer.biases, strict=True):
                     mixed = linear(mixed.relu(), w.T, bias)
-                out[b, :, y, x] = sigma * mixed + q[b, :, y, x]
+                out[b, :, y, x] = sigma * mixed + q[b, :, y, x] - noise(b, y, x)
     return out
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_forward_equals_a_loop_over_pixels(channels):
-    m, q = network(channels), image(2, channels, 6, 7)
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_equals_a_loop_over_pixels(channels, kind):
+    m, q = network(channels, **kind), image(2, channels, 8, 9)
     expected = plain_forward(m, q, 0.2)
     torch.testing.assert_close(m(q, 0.2, chunk=13), expected, rtol=0, atol=1e-12)
     with torch.no_grad():
@@ -62,8 +106,9 @@ def test_forward_equals_a_loop_over_pixels(channels):
 
 @pytest.mark.parametrize("sigma", ["number", "batch", "map"])
 @pytest.mark.parametrize("shape", [(2, 1, 13, 18), (2, 3, 9, 2)])
-def test_three_ways_in_agree_at_every_noise_level(sigma, shape):
-    m, q = network(shape[1]), image(*shape)
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_ways_in_agree_at_every_noise_level(sigma, shape, kind):
+    m, q = network(shape[1], **kind), image(*shape)
     level = {"number": 0.1, "batch": 0.1 + image(2), "map": 0.1 + image(2, 1, *shape[2:], seed=3)}[sigma]
     whole = m(q, level, chunk=50)
     flat = whole.flatten(2).transpose(1, 2)
@@ -76,14 +121,16 @@ def test_three_ways_in_agree_at_every_noise_level(sigma, shape):
     torch.testing.assert_close(m.at_pixels(q, index, level), expected, rtol=0, atol=1e-12)
 
 
-def test_interior_is_the_whole_without_its_border():
-    m, q, level = network(), image(2, 1, 17, 20), 0.1 + image(2, 1, 17, 20, seed=1)
+@pytest.mark.parametrize("kind", KINDS)
+def test_interior_is_the_whole_without_its_border(kind):
+    m, q, level = network(**kind), image(2, 1, 17, 20), 0.1 + image(2, 1, 17, 20, seed=1)
     inner = (slice(None), slice(None), slice(m.reach, -m.reach), slice(m.reach, -m.reach))
     torch.testing.assert_close(m.interior(q, level), m(q, level)[inner], rtol=0, atol=1e-12)
 
 
-def test_scale_level_and_shift_equivariance():
-    m, q = network(), image(1, 1, 30, 31)
+@pytest.mark.parametrize("kind", KINDS)
+def test_scale_level_and_shift_equivariance(kind):
+    m, q = network(**kind), image(1, 1, 30, 31)
     torch.testing.assert_close(m(7e3 * q, 7e2), 7e3 * m(q, 0.1), rtol=1e-9, atol=0)
     torch.testing.assert_close(m(q + 5, 0.1), m(q, 0.1) + 5, rtol=0, atol=1e-11)
     e = m.reach + 3
@@ -93,17 +140,23 @@ def test_scale_level_and_shift_equivariance():
     )
 
 
-def test_reach_is_where_a_pixel_stops_to_matter():
-    m, q = network(), image(1, 1, 21, 21)
+@pytest.mark.parametrize("kind", KINDS)
+def test_reach_is_where_a_pixel_stops_to_matter(kind):
+    m, q = network(**kind), image(1, 1, 31, 31)
     other = q.clone()
-    other[..., 10, 10] += 1
+    other[..., 15, 15] += 1
     changed = (m(other, 0.1) - m(q, 0.1))[0, 0].abs() > 1e-12
     rows = changed.any(1).nonzero().flatten()
-    assert (int(rows.min()), int(rows.max())) == (10 - m.reach, 10 + m.reach)
+    assert (int(rows.min()), int(rows.max())) == (15 - m.reach, 15 + m.reach)
 
 
-def test_gradients():
-    m, q, level = network(), image(1, 1, 6, 5).requires_grad_(), (0.5 + image(1, 1, 6, 5, seed=4)).requires_grad_()
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients(kind):
+    m, q, level = (
+        network(**kind),
+        image(1, 1, 6, 5).requires_grad_(),
+        (0.5 + image(1, 1, 6, 5, seed=4)).requires_grad_(),
+    )
     assert torch.autograd.gradcheck(lambda x, s: m(x, s, chunk=11), (q, level))
     coords = (0.2 + 0.5 * image(3, 2, seed=2)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, c: m.at(x, c, 0.5), (q, coords))
@@ -112,8 +165,9 @@ def test_gradients():
     assert all(bool(p.grad.isfinite().all()) and bool(p.grad.any()) for p in m.parameters())
 
 
-def test_another_grid_and_a_memory_budget():
-    m, q = network(), image(1, 1, 12, 10)
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_grid_and_a_memory_budget(kind):
+    m, q = network(**kind), image(1, 1, 12, 10)
     finer = m(q, 0.1, shape=(24, 15))
     expected = m.at(q, grid_coords((24, 15), dtype=q.dtype), 0.1).transpose(1, 2).reshape(1, 1, 24, 15)
     torch.testing.assert_close(finer, expected, rtol=0, atol=0)
@@ -135,8 +189,9 @@ def test_bfloat16_is_close_and_leaves_the_dtype(level):
         assert float((low - full).norm() / (full - q).norm()) < 0.03
 
 
-def test_it_is_a_prior_with_a_checkpoint(tmp_path):
-    m = network().float()
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_a_prior_with_a_checkpoint(tmp_path, kind):
+    m = network(**kind).float()
     save_checkpoint(tmp_path / "m.safetensors", m, sigma_range=[0.01, 0.1])
     again, header = load_checkpoint(tmp_path / "m.safetensors")
     assert isinstance(again, SharedLoFi) and header["architecture"] == "SharedLoFi"

@@ -5,7 +5,8 @@ import torch
 
 import pnp_lofi.prior_training as training
 import pnp_lofi.sources as sources
-from pnp_lofi.checkpoint import load_checkpoint, read_tensors
+from pnp_lofi.checkpoint import load_checkpoint, read_tensors, save_checkpoint
+from pnp_lofi.images import save_image
 from pnp_lofi.priors import LoFiPrior
 from pnp_lofi.shared import SharedLoFi
 
@@ -62,6 +63,27 @@ def test_training_writes_half_precision_and_what_it_was(kind, network, few, tmp_
         assert LoFiPrior(out)(x, 0.1).shape == x.shape
 
 
+def test_training_starts_from_a_checkpoint_and_may_add_stages(few, tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    before = SharedLoFi(**SMALL)
+    save_checkpoint(tmp_path / "a.safetensors", before)
+    q = torch.rand(1, 1, 20, 20)
+    for stages in ((), ((3, 2, 5),)):
+        model = SharedLoFi(**SMALL, stages=stages)
+        training.start_from(model, tmp_path / "a.safetensors")
+        torch.testing.assert_close(model(q, 0.1), before(q, 0.1), rtol=0, atol=1e-6)
+    model(q, 0.1).square().sum().backward()
+    assert bool(model.stages[0].mix.grad.any())  # the new stage learns
+    monkeypatch.setitem(training.SIZES, "S", SMALL)
+    training.train_prior("kappa", tmp_path / "b.safetensors", start=tmp_path / "a.safetensors", steps=1, objects=1)
+    after, header = load_checkpoint(tmp_path / "b.safetensors")
+    assert header["start"] == str(tmp_path / "a.safetensors")
+    torch.testing.assert_close(after.windows, before.windows, rtol=0, atol=5e-3)  # a step of 2e-3 away
+    for other in (SharedLoFi(**(SMALL | {"features": 3})), SharedLoFi(2, **SMALL), torch.nn.Conv2d(1, 1, 1)):
+        with pytest.raises(ValueError, match="of another shape"):
+            training.start_from(other, tmp_path / "a.safetensors")
+
+
 def test_size_l_is_four_to_six_times_s():
     weights = {s: sum(p.numel() for p in training.build(s, 1).parameters() if p.ndim > 1) for s in training.SIZES}
     assert 4 * weights["S"] <= weights["L"] <= 6 * weights["S"]
@@ -73,5 +95,12 @@ def test_unknown_networks_are_told():
 
 
 def test_crops_larger_than_the_reach(few, tmp_path):
-    with pytest.raises(ValueError, match="reaches 10 pixels: crops need more than 20"):
+    with pytest.raises(ValueError, match="reaches 17 pixels: crops need more than 34"):
         training.train_prior("natural", tmp_path / "a.safetensors", size=20)
+
+
+def test_a_folder_of_small_images_is_cut_into_small_crops(tmp_path):
+    for k, shape in enumerate([(40, 48), (30, 30), (90, 60)]):
+        save_image(tmp_path / f"{k}.npy", torch.rand(1, 1, *shape))
+    training.train_prior(str(tmp_path), tmp_path / "a.safetensors", steps=1, objects=1)
+    assert load_checkpoint(tmp_path / "a.safetensors")[1]["crop"] == 35  # 2 x 17 and a pixel: two images serve

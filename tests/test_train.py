@@ -178,6 +178,18 @@ def test_settings_are_checked(wrong):
         TrainSettings(**wrong)
 
 
+def test_noise_levels_are_log_uniform_on_both_sides_of_a_knee():
+    source = Noisy(lambda generator: torch.zeros(20_000, 1, 1, 1), 1e-4, 1.0, knee=1e-3, below=0.125)
+    level = source(torch.Generator().manual_seed(0)).sigma.log10()
+    low = level[level < -3]
+    assert len(low) / len(level) == pytest.approx(0.125, abs=0.01)
+    for part, (first, last) in ((low, (-4, -3)), (level[level >= -3], (-3, 0))):
+        expected = torch.linspace(first, last, len(part))
+        torch.testing.assert_close(part.sort().values, expected, rtol=0, atol=0.05)
+    with pytest.raises(ValueError, match="knee"):
+        Noisy(lambda generator: torch.zeros(1), 1e-3, 1.0, knee=1e-4)
+
+
 @pytest.mark.parametrize("levels", [(0, 0.1), (0.3, 0.2)])
 def test_levels_are_checked(levels):
     with pytest.raises(ValueError, match="expected 0 < sigma_min"):

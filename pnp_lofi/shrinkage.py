@@ -1,0 +1,111 @@
+"""Shrinkage: noise told from signal in overlapping patches, in a learned basis and by a learned threshold."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, pad
+
+from pnp_lofi.units import divisor
+
+LEVEL = 5.0  # at the start: a coefficient of sqrt(5) sigma is half noise
+GATES = 0.2  # of He's start of what the features add to it
+
+
+class Shrinkage(nn.Module):
+    """n(x) = sum_e S_e r(x - e), e over a patch: the noise that all patches see in a pixel, where
+
+        r(y) = sigma(y) z(y) sigmoid(b + T g(y) - (a z(y))^2),    z(y) = A w(y) / sigma(y),
+
+    with w(y) the patch around y, g(y) features of y and S_e the same for all y. Coefficients z that stand out of the
+    noise are signal and stay, so n is of the size of sigma however large the contrast is; a constant is not seen. A
+    starts as the discrete cosines without the constant, S as their transpose.
+
+    :param int channels: C, of the image; int side: of a patch, odd [pixel]; int features: of g.
+    Source: patches shrunk in cosines, Guleryuz 2007 (IEEE TIP 16, 3020); here basis and threshold are learned, and
+    the threshold is told what lies around.
+    """
+
+    def __init__(self, channels: int, side: int, features: int) -> None:
+        super().__init__()
+        self.side = side
+        atoms = cosines(channels, side)
+        self.analysis, self.synthesis = nn.Parameter(atoms), nn.Parameter(atoms.clone())
+        bound = GATES * math.sqrt(3 / features)
+        self.gates = nn.Parameter(torch.empty(len(atoms), features).uniform_(-bound, bound))
+        self.gates_bias = nn.Parameter(torch.full((len(atoms),), LEVEL))
+        self.steepness_bias = nn.Parameter(torch.ones(len(atoms)))
+
+    def forward(self, q: Tensor, sigma: Tensor, features: Tensor) -> Tensor:
+        """Valid; computed in the dtype of q, which may be less the mean of each channel.
+
+        :param torch.Tensor q: (B, C, H, W).
+        :param torch.Tensor sigma: (), (B, 1, 1, 1) or (B, 1, H - n + 1, W - n + 1), n being the side.
+        :param torch.Tensor features: (B, F, H - n + 1, W - n + 1).
+        :returns: (B, C, H - 2 (n - 1), W - 2 (n - 1)) in the dtype of sigma.
+        """
+        n, dtype = self.side, q.dtype
+        view = q.unfold(-2, n, 1).unfold(-2, n, 1).permute(0, 2, 3, 1, 4, 5)  # (B, H, W, C, n, n) without a copy
+        kernels = self.analysis - self.analysis.mean((-2, -1), keepdim=True)
+        level = divisor(sigma)
+        if sigma.numel() == 1:
+            kernels = kernels / level
+        z = linear(view.flatten(3), kernels.flatten(1).to(dtype))
+        if sigma.numel() > 1:
+            z = z / level.permute(0, 2, 3, 1).to(dtype)
+        told = linear(features.permute(0, 2, 3, 1), self.gates.to(dtype), self.gates_bias.to(dtype))
+        scaled = self.steepness_bias.to(dtype) * z
+        r = z * torch.addcmul(told, scaled, scaled, value=-1).sigmoid_()
+        varies = sigma.ndim > 2 and sigma.shape[-1] > 1
+        if varies:
+            r = r * sigma.permute(0, 2, 3, 1).to(dtype)
+        planes = (self.synthesis.flatten(1).T.to(dtype) / n**2) @ r.flatten(0, 2).T
+        total = _OverlapAdd.apply(planes.reshape(q.shape[1], n, n, *r.shape[:3])).to(sigma.dtype)
+        return total if varies else total * sigma
+
+
+def cosines(channels: int, side: int) -> Tensor:
+    """(C (n^2 - 1), C, n, n): orthonormal cosines of channels, rows and columns but for the constants."""
+    one, colour = _cosines(side), _cosines(channels)
+    atoms = torch.einsum("kc,ai,bj->abkcij", colour, one, one).reshape(-1, channels, channels, side, side)
+    return atoms[1:].flatten(0, 1).contiguous()
+
+
+def _cosines(count: int) -> Tensor:
+    """(N, N), orthonormal, the constant first."""
+    ticks = (torch.arange(count) + 0.5) / count
+    rows = torch.cos(math.pi * torch.arange(count)[:, None] * ticks) * math.sqrt(2 / count)
+    rows[0] = 1 / math.sqrt(count)
+    return rows
+
+
+class _OverlapAdd(torch.autograd.Function):
+    """(C, n, n, B, h, w) patches -> (B, C, h - n + 1, w - n + 1): their sums where all that cover a pixel are there."""
+
+    @staticmethod
+    def forward(patches: Tensor) -> Tensor:
+        channels, n, _, batch = patches.shape[:4]
+        height, width = (m - n + 1 for m in patches.shape[4:])
+        dtype = torch.promote_types(patches.dtype, torch.float32)
+        total = patches.new_zeros((batch, channels, height, width), dtype=dtype)
+        for c in range(channels):
+            for i, row in enumerate(patches[c]):
+                for j, plane in enumerate(row):
+                    top, left = n - 1 - i, n - 1 - j
+                    total[:, c] += plane[:, top : top + height, left : left + width]
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.dtype, ctx.side = inputs[0].dtype, inputs[0].shape[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        n = ctx.side
+        wide = pad(gradient.to(ctx.dtype), (n - 1,) * 4)
+        return wide.unfold(-2, n, 1).unfold(-2, n, 1).permute(1, 4, 5, 0, 2, 3)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return _OverlapAdd.apply(tangent)
