@@ -53,7 +53,8 @@ def train(
     out: Out,
     network: Annotated[str, typer.Option(help="S, for a CPU; L, for a GPU; DRU-Net, to compare with.")] = "S",
     start: Annotated[
-        str | None, typer.Option(help="Prior to begin with: a shipped name or a checkpoint of the same network.")
+        str | None,
+        typer.Option(help="Checkpoint to begin with, of the same --network (none is shipped)."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 32 and a margin.")] = None,

@@ -112,21 +112,23 @@ class Noisy:
 
     :param Batch clean: draws x.
     :param float sigma_min, sigma_max: noise levels [units of x]; equal for one level.
-    :param float knee: a level between them; float below: the part of the crops whose level lies below it.
+    :param float knee: a level between them; default: none, ``below`` is then not used.
+    :param float below: the part of the crops whose level lies below the knee.
     :raises ValueError: unless 0 < sigma_min <= knee <= sigma_max and 0 < below < 1.
     """
 
     def __init__(
         self, clean: Batch, sigma_min: float, sigma_max: float, *, knee: float | None = None, below: float = 0.5
     ) -> None:
-        middle = math.sqrt(sigma_min * sigma_max) if knee is None and sigma_min > 0 else knee or 0.0
-        if not 0 < sigma_min <= middle <= sigma_max < float("inf") or not 0 < below < 1:
+        if knee is None:
+            knee, below = math.sqrt(max(sigma_min * sigma_max, 0.0)), 0.5
+        if not 0 < sigma_min <= knee <= sigma_max < float("inf") or not 0 < below < 1:
             raise ValueError(
                 f"expected 0 < sigma_min <= knee <= sigma_max and 0 < below < 1, got {sigma_min}, {knee}, {sigma_max} "
                 f"and {below}"
             )
-        self.clean, self.levels = clean, [math.log(s) for s in (sigma_min, middle, sigma_max)]
-        self.below = 0.5 if knee is None else below
+        self.clean, self.levels = clean, [math.log(s) for s in (sigma_min, knee, sigma_max)]
+        self.below = below
 
     def __call__(self, generator: torch.Generator) -> Example:
         x = self.clean(generator)

@@ -23,7 +23,7 @@ def dead_leaves(count: int, size: int, *, seed: int) -> Tensor:
     """Opaque random shapes on top of each other: edges, shading and textures as photographs have them.
 
     Radii follow r^-3, so the images are statistically the same at every scale. A leaf has a grey level, a
-    shade and perhaps a texture (1/f noise, fibres, stripes, checks, bricks); some throw shadows; some images
+    shade and perhaps a texture (1/f noise, fibres, cloth, stripes, checks, bricks); some throw shadows; some images
     are out of focus, and a few are pure 1/f noise.
 
     :param int count: images.

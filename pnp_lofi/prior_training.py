@@ -70,10 +70,11 @@ def start_from(model: nn.Module, start: str | os.PathLike[str]) -> None:
     mine, given = model.state_dict(), other.state_dict()
     strange = [key for key, w in given.items() if key not in mine or mine[key].shape != w.shape]
     strange += [key for key in mine if key not in given and not key.startswith("stages.")]
-    if not isinstance(model, SharedLoFi) or strange:
+    if not (isinstance(model, SharedLoFi) and isinstance(other, SharedLoFi)) or strange:
+        expected = getattr(model, "config", type(model).__name__)
         raise ValueError(
-            f"{start} is a {type(other).__name__} of another shape, {other.config}; to start from it, a network may "
-            f"have more stages and nothing else. It differs in {', '.join(strange)}"
+            f"{start} is a {type(other).__name__} of another shape, {other.config}; expected {expected}, or "
+            "fewer stages: pass a checkpoint of the same --network"
         )
     model.load_state_dict(given, strict=False)
     for stage in model.stages[len(other.stages) :]:
