@@ -1,9 +1,9 @@
 """How the priors are trained, and what else might make them better: one change at a time, from the same seed.
 
-Size S of "natural" is trained for few steps with one thing changed: loss, noise levels, images, precision. Then what
-can be done with a finished prior: the mean of its answers to 8 turned images; and matches from elsewhere, means of the
-noisy image's pixels over places whose surroundings look alike in the prior's own answer (non-local means, guided),
-which a second small network reads beside that answer, and beside it the same network without the matches. Networks'
+Size S of "natural" is trained for few steps with one thing changed: network, loss, noise levels, images, precision.
+Then what can be done with a finished prior: the mean of its answers to 8 turned images; and matches from elsewhere,
+means of the noisy image's pixels over places whose surroundings look alike in the prior's own answer (non-local means,
+guided), which a second small network reads beside that answer, and beside it the same network without the matches. More
 shapes are compared by benchmarks.sharing. Runs from other seeds differ by up to 0.1 dB. --only measures some rows anew.
 """
 
@@ -49,6 +49,14 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int | None]] = {
     "leaves": ("dead leaves alone", {}, {}, 0),
     "photographs": ("photographs alone", {}, {}, 1),
 }
+SMALL: dict[str, Any] = {"window": 5, "filters": 16, "features": 8, "points": 1, "raw": 0, "hidden": (8,)}
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "former": ("size S of before: no stages, a raw window, no patches", {}),
+    "stages": ("size S without its patches", SIZES["S"] | {"patch": 0}),
+    "patches": ("shrunk patches of 9 x 9 and little else", SMALL | {"patch": 9}),
+    "patches-13": ("the same, 13 x 13", SMALL | {"patch": 13}),
+    "one-stage": ("size S with one stage of three", SIZES["S"] | {"stages": SIZES["S"]["stages"][:1]}),
+}
 AFTER = {"turns": "mean over 8 turns", "again": "a second network", "matches": "a second network that sees matches"}
 Denoiser = Callable[[Tensor, float], Tensor]
 
@@ -61,10 +69,10 @@ def trained(model: nn.Module, source: Any, steps: int, **settings: Any) -> nn.Mo
 
 
 def changed(name: str, steps: int) -> nn.Module:
-    """Size S, trained with one thing changed."""
-    _, settings, noise, images = CHANGES[name]
+    """Size S, trained with one thing changed; or another shape, trained as it is."""
+    _, settings, noise, images = CHANGES.get(name, CHANGES["none"])
     torch.manual_seed(SEED)
-    model = SharedLoFi(**SIZES["S"])
+    model = SharedLoFi(**(SHAPES[name][1] if name in SHAPES else SIZES["S"]))
     batches: Any = natural_batches(TILE + 2 * model.reach, OBJECTS, SEED)
     batches = batches if images is None else batches.sources[images]
     low, high = noise.get("levels", RANGE)
@@ -159,10 +167,12 @@ def after(name: str, steps: int, data: Callable[[], tuple[Tensor, Tensor, Tensor
 
 def main() -> None:
     made = parser(__doc__, "prior_study", data=True)
-    names = [*CHANGES, "prior", *AFTER]
+    names = [*CHANGES, *SHAPES, "prior", *AFTER]
     made.add_argument("--steps", type=int, default=2000, help="of training, each network")
     made.add_argument("--only", nargs="+", choices=names, default=names, help="which rows")
     args = start(made)
+    titles = {name: row[0] for name, row in [*CHANGES.items(), *SHAPES.items()]}
+    titles |= AFTER | {"prior": f"the shipped {PRIOR}"}
     photographs, test = held_out(), set12(args.data)
     payload: dict[str, Any] = {"steps": args.steps, "levels": LEVELS}
     before = args.results / "prior_study.json"
@@ -178,10 +188,12 @@ def main() -> None:
     for name in args.only:
         model: Any = LoFiPrior(PRIOR) if name == "prior" else None
         if model is None:
-            model = changed(name, args.steps) if name in CHANGES else after(name, args.steps, data)
-        title = CHANGES[name][0] if name in CHANGES else AFTER.get(name, f"the shipped {PRIOR}")
-        part = "training" if name in CHANGES else "afterwards"
+            model = after(name, args.steps, data) if name in AFTER else changed(name, args.steps)
+        title = titles[name]
+        part = "training" if name in CHANGES else "network" if name in SHAPES else "afterwards"
         row = {"name": name, "title": title, "part": part}
+        if part == "network":
+            row["title"] += f"; {sum(p.numel() for p in model.parameters()):,} parameters"
         kept[name] = row | {"held_out": quality(model, photographs), "set12": quality(model, test)}
         print(kept[name], flush=True)
         write_result("prior_study", payload | {"rows": [kept[n] for n in names if n in kept]}, args.results)

@@ -25,6 +25,7 @@ def study(found: dict[str, Any]) -> list[Sheet]:
     columns = ("what", *(f"held out, {n}" for n in levels), *(f"Set12, {n}" for n in levels))
     titles = {
         "training": f"PSNR [dB] of size S after {found['steps']} steps, one thing changed",
+        "network": f"PSNR [dB] of other networks after {found['steps']} steps",
         "afterwards": f"PSNR [dB] with a finished prior; second networks after {found['steps']} steps",
     }
     return [

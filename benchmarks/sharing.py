@@ -25,7 +25,6 @@ from benchmarks.common import mean, parser, report, set12, start, write_result
 from pnp_lofi import LoFi
 from pnp_lofi.images import load_image
 from pnp_lofi.metrics import psnr
-from pnp_lofi.prior_training import SIZES
 from pnp_lofi.sampling import stencil
 from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.sources import natural_batches
@@ -246,7 +245,6 @@ def points(rays: int, rings: int, radius: float, hidden: tuple[int, ...], featur
     return LoFi(rays=rays, rings=rings, radius=radius, hidden=hidden, features=features, mixer=(128, 128))
 
 
-SMALL: dict[str, Any] = {"window": 5, "filters": 16, "features": 8, "points": 1, "raw": 0, "hidden": (8,)}
 SHAPES: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "points-64": ("LoFi, 8 x 8 learned points, radius 6", partial(points, 8, 8, 6.0, (32,), 16)),
     "points-144": ("LoFi, 12 x 12 learned points, radius 8", partial(points, 12, 12, 8.0, (64, 64), 24)),
@@ -275,10 +273,6 @@ SHAPES: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     ),
     "thin": ("12 layers of 3 x 3, 48 wide, spacings 1 to 3", lambda: Thin(7, 48, (1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 1))),
     "anchored": ("as FFDNet: 10 layers of 3 x 3, 64 wide, on blocks of 2 x 2", lambda: Anchored(64, 10)),
-    "patch": ("shrunk patches of 9 x 9 and little else", lambda: SharedLoFi(**(SMALL | {"patch": 9}))),
-    "patch-13": ("the same, 13 x 13", lambda: SharedLoFi(**(SMALL | {"patch": 13}))),
-    "deep": ("size S without its patches", lambda: SharedLoFi(**(SIZES["S"] | {"patch": 0}))),
-    "deep-patch": ("size S", lambda: SharedLoFi(**SIZES["S"])),
     "stages-3": ("features of features, raw window", lambda: Stages(7, 64, 16, ((5, 2, 64),), (5, 3, 128), raw=15)),
 }
 
