@@ -151,7 +151,7 @@ def second(data: tuple[Tensor, Tensor, Tensor], steps: int, *, matched: bool) ->
 
 
 def after(name: str, steps: int, data: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> Denoiser:
-    prior = LoFiPrior(PRIOR)
+    prior = LoFiPrior(PRIOR, precision="auto")
     if name == "turns":
         return partial(turned, prior)
     matched = name == "matches"
@@ -186,12 +186,13 @@ def main() -> None:
         return made_once[0]
 
     for name in args.only:
-        model: Any = LoFiPrior(PRIOR) if name == "prior" else None
-        if model is None:
-            model = after(name, args.steps, data) if name in AFTER else changed(name, args.steps)
-        title = titles[name]
+        model: Any
+        if name in AFTER:
+            model = after(name, args.steps, data)
+        else:
+            model = LoFiPrior(PRIOR if name == "prior" else changed(name, args.steps), precision="auto")
         part = "training" if name in CHANGES else "network" if name in SHAPES else "afterwards"
-        row = {"name": name, "title": title, "part": part}
+        row = {"name": name, "title": titles[name], "part": part}
         if part == "network":
             row["title"] += f"; {sum(p.numel() for p in model.parameters()):,} parameters"
         kept[name] = row | {"held_out": quality(model, photographs), "set12": quality(model, test)}

@@ -54,7 +54,7 @@ def train(
     network: Annotated[str, typer.Option(help="S, for a CPU; L, for a GPU; DRU-Net, to compare with.")] = "S",
     start: Annotated[
         str | None,
-        typer.Option(help="Checkpoint to begin with, of the same --network (none is shipped)."),
+        typer.Option(help="Checkpoint to begin with, such as natural: of the same network, or S for L."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 32 and a margin.")] = None,
@@ -85,11 +85,14 @@ def denoise(
     file: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF (range 0 to 1), npy or FITS (own units).")],
     out: Out,
     sigma: Annotated[float | None, typer.Option(help="Noise level, in the image's units; default: estimated.")] = None,
-    prior: Prior = "natural",
+    prior: Annotated[
+        str | None,
+        typer.Option(help="A shipped prior's name, or a checkpoint's path; default: natural, for colour natural-rgb."),
+    ] = None,
     precision: Precision = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Remove Gaussian noise from an image; colour is done channel by channel."""
+    """Remove Gaussian noise from an image."""
     import torch
 
     from pnp_lofi.files import check_writable
@@ -98,9 +101,9 @@ def denoise(
     from pnp_lofi.priors import LoFiPrior
 
     check_writable(out, overwrite=overwrite)
-    network = LoFiPrior(prior, precision=precision)
     x = load_image(file)
     check_ending(out, x)
+    network = LoFiPrior(prior or ("natural-rgb" if x.shape[1] == 3 else "natural"), precision=precision)
     level = estimate_image_noise(x) if sigma is None else sigma
     if sigma is None and level == 0:
         raise ValueError(f"no noise was found in {file} (a flat or quantised image?); give its level with --sigma")

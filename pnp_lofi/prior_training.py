@@ -24,13 +24,14 @@ TILE = 32  # side of what is learned from a crop [pixel]
 CROP = 64  # of a network that is no local field [pixel]
 KNEE, BELOW = 2e-3, 0.125  # noise level under which only this part of the crops is: there is little left to learn
 HELD_OUT = 10_000  # seed of the images that only measure
-# S is made for 2 cores: 0.2 million multiply-adds a pixel. L has four to six times as many, for a GPU.
-SIZES: dict[str, dict[str, Any]] = {
-    "S": {"window": 7, "filters": 48, "features": 32, "stages": ((5, 1, 64), (5, 2, 64), (5, 2, 64)), "points": 3,
-          "spacing": 1, "raw": 0, "hidden": (64,), "patch": 9},
-    "L": {"window": 9, "filters": 96, "features": 64, "stages": ((5, 1, 96), (5, 2, 96), (5, 2, 96), (5, 2, 96)),
-          "points": 5, "spacing": 1, "raw": 0, "hidden": (128, 128), "patch": 11},
+# S is made for 2 cores: 0.2 million multiply-adds a pixel. L has four more stages and three times as many, for a GPU;
+# so that it may begin with the weights of S.
+SMALL: dict[str, Any] = {
+    "window": 7, "filters": 48, "features": 32, "stages": ((5, 1, 64), (5, 2, 64), (5, 2, 64)), "points": 3,
+    "spacing": 1, "raw": 0, "hidden": (64,), "patch": 9,
 }  # fmt: skip
+DEEPER = ((5, 1, 128), (5, 2, 128)) * 2
+SIZES = {"S": SMALL, "L": SMALL | {"stages": SMALL["stages"] + DEEPER}}
 
 
 def held_out_figures(kind: str, size: int = 256) -> Callable[[nn.Module], dict[str, float]]:
@@ -100,7 +101,7 @@ def train_prior(
     :param str images: "natural", "natural-rgb", "radio", "ct", "kappa", or a folder of images, which are made grey.
     :param out: checkpoint to write; the state of a broken-off run is OUT.state.
     :param str network: "S" or "L"; "DRU-Net" is there to compare with and no prior.
-    :param start: checkpoint whose weights to begin with, of the same network or one with fewer stages.
+    :param start: checkpoint whose weights to begin with, of the same network or one with fewer stages, as S is to L.
     :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side, or less for a
         folder with smaller images.
     :param str device: see :func:`~pnp_lofi.launch.working_device`.

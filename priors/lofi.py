@@ -25,7 +25,7 @@ class LoFiPrior(Denoiser):
     A network for one channel runs on each channel of a multi-channel image. A scale-equivariant one changes no pixel by
     more than 8 sigma, so that D_sigma(x) -> x as sigma -> 0, also below the levels that it was trained on.
 
-    :param ckpt: a shipped name ("natural", "radio"), a path to a checkpoint, or a network.
+    :param ckpt: a shipped name ("natural", "radio", ...; docs/priors.md), a path to a checkpoint, or a network.
     :param float sigma: noise level used where a call gives none [units of x].
     :param scale: units of x that correspond to 1 in training. "auto": nothing to do for a scale-equivariant
         network (all shipped ones), max |x| of each image for others.
@@ -74,7 +74,7 @@ class LoFiPrior(Denoiser):
             return
         raise ValueError(
             f"{ckpt} is not a denoiser that LoFiPrior could use but a {type(model).__name__} of the recipe {recipe!r}; "
-            "priors are 'natural', 'radio', and what `pnp-lofi train` makes of images"
+            "priors are 'natural', 'radio' and others of docs/priors.md, and what `pnp-lofi train` makes of images"
         )
 
     def forward(

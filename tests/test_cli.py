@@ -196,6 +196,13 @@ def test_denoise(run, files, source, out):
         torch.testing.assert_close(load_image(files / out), expected)
 
 
+@pytest.mark.parametrize(("source", "prior"), [("grey.png", "natural"), ("colour.png", "natural-rgb")])
+def test_denoise_takes_a_prior_that_sees_colour(run, files, source, prior):
+    for out, option in (("a.npy", ""), ("b.npy", f"--prior {prior}")):
+        assert run(f"denoise {source} --sigma 0.1 {option} -o {out}").code == 0
+    assert np.array_equal(np.load(files / "a.npy"), np.load(files / "b.npy"))
+
+
 def test_denoise_estimates_the_level(run, files):
     noisy = 0.5 + 0.1 * np.random.default_rng(0).normal(size=(64, 64))
     np.save(files / "noisy.npy", noisy)

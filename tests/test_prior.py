@@ -4,17 +4,26 @@ import deepinv
 import pytest
 import torch
 
+from benchmarks.priors import checkpoints
 from pnp_lofi import LoFi, LoFiPrior, save_checkpoint
 from pnp_lofi.baselines import Baseline
-from pnp_lofi.leaves import dead_leaves
+from pnp_lofi.leaves import colour_leaves, dead_leaves
 from pnp_lofi.metrics import psnr
 from pnp_lofi.sampling import grid_coords
 from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.skies import radio_sky
+from pnp_lofi.sources import KINDS
+
+PRIORS = list(checkpoints(None, None))
 
 
 def noisy(x, sigma, seed=0):
     return x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def leaves(prior, count, size, seed):
+    """Images of as many channels as a prior takes."""
+    return (colour_leaves if prior.model.in_channels == 3 else dead_leaves)(count, size, seed=seed)
 
 
 def test_rgb_runs_per_channel_with_one_level_or_several(tiny):
@@ -93,11 +102,12 @@ def test_nonneg_dtype_and_checkpoint(tiny, tmp_path):
     assert prior.double()(x.double(), 0.1).dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", ["natural", "radio"])
+@pytest.mark.parametrize("name", PRIORS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_shipped_priors_vanish_with_the_noise(name, precision):
     """By construction, also far below the levels of their training: no pixel changes by more than 8 sigma."""
-    x, prior = dead_leaves(2, 64, seed=99), LoFiPrior(name, precision=precision)
+    prior = LoFiPrior(name, precision=precision)
+    x = leaves(prior, 2, 64, 99)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             for sigma in (1e-2, 1e-4, 1e-6, 1e-8):
@@ -107,10 +117,10 @@ def test_shipped_priors_vanish_with_the_noise(name, precision):
             assert torch.equal(prior(x, torch.tensor([0.1, 0.0]))[1], x[1])
 
 
-@pytest.mark.parametrize("name", ["natural", "radio"])
+@pytest.mark.parametrize("name", PRIORS)
 def test_the_limit_of_eight_sigma_is_never_met_where_a_prior_was_trained(name):
-    x = dead_leaves(1, 96, seed=98)
     prior = LoFiPrior(name)
+    x = leaves(prior, 1, 96, 98)
     for sigma in (2e-3, 2e-2, 0.25):
         y = noisy(x, sigma)
         with torch.no_grad():
@@ -171,6 +181,21 @@ def test_radio_prior_serves_two_decades_of_noise():
         with torch.no_grad():
             gain = psnr(LoFiPrior("radio")(noisy(x, sigma), sigma), x, 1.0) - psnr(noisy(x, sigma), x, 1.0)
         assert gain > 6
+
+
+@pytest.mark.parametrize(("name", "sigma"), [("natural-rgb", 0.1), ("radio", 0.01), ("ct", 0.02), ("kappa", 0.1)])
+def test_a_prior_is_worth_more_than_natural_on_images_of_its_kind(name, sigma):
+    x = KINDS[name].images(2, 128, 20_004)
+    y = noisy(x, sigma)
+    with torch.no_grad():
+        assert psnr(LoFiPrior(name)(y, sigma), x, 1.0) > psnr(LoFiPrior("natural")(y, sigma), x, 1.0) + 0.05
+
+
+def test_the_large_size_is_worth_more_than_the_small_one():
+    x = dead_leaves(2, 128, seed=20_005)
+    y = noisy(x, 0.1)
+    with torch.no_grad():
+        assert psnr(LoFiPrior("natural-l")(y, 0.1), x, 1.0) > psnr(LoFiPrior("natural")(y, 0.1), x, 1.0)
 
 
 def test_auto_precision_costs_less_than_a_hundredth_of_a_decibel():

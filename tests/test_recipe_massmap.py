@@ -156,7 +156,7 @@ def test_bad_input_is_told(trained, observed, tmp_path):
     write(tmp_path / "k_b.fits", np.ones((2, 2)))
     with pytest.raises(FileExistsError, match="exists; pass --overwrite"):
         call("apply", trained, "-o", out, *files)
-    with pytest.raises(ValueError, match="made by the recipe None"):
+    with pytest.raises(ValueError, match="made by the recipe 'prior'"):
         call("apply", "natural", "-o", tmp_path / "n.fits", *files)
 
 

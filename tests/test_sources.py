@@ -84,9 +84,13 @@ def test_training_starts_from_a_checkpoint_and_may_add_stages(few, tmp_path, mon
             training.start_from(other, tmp_path / "a.safetensors")
 
 
-def test_size_l_is_four_to_six_times_s():
+def test_size_l_is_three_times_s_and_may_begin_with_it():
     weights = {s: sum(p.numel() for p in training.build(s, 1).parameters() if p.ndim > 1) for s in training.SIZES}
-    assert 4 * weights["S"] <= weights["L"] <= 6 * weights["S"]
+    assert 3 * weights["S"] <= weights["L"] <= 4 * weights["S"]
+    large, x = training.build("L", 1), torch.rand(1, 1, 64, 64)
+    training.start_from(large, "natural")
+    with torch.no_grad():
+        torch.testing.assert_close(large(x, 0.1), LoFiPrior("natural").model(x, 0.1))
 
 
 def test_unknown_networks_are_told():

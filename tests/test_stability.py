@@ -60,7 +60,7 @@ def test_averaging_settles_what_swings():
 def test_averaged_is_part_of_the_way(tiny):
     x, prior = rand(2, 1, 8, 8).float(), LoFiPrior(tiny)
     torch.testing.assert_close(Averaged(prior, 0.3)(x, 0.1), 0.7 * x + 0.3 * prior(x, 0.1))
-    assert Averaged(LoFiPrior("natural")).header["sigma_range"] == [0.002, 0.25]
+    assert Averaged(LoFiPrior("natural")).header["sigma_range"] == [1e-4, 0.5]
     with pytest.raises(ValueError, match=r"theta must lie in \(0, 1\]"):
         Averaged(prior, 1.5)
     with pytest.raises(TypeError, match="use LoFiPrior"):
