@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad, pixel_shuffle, pixel_unshuffle, unfold
+from torch.nn.functional import conv2d, pad, pixel_shuffle, unfold
 from tqdm import tqdm
 
 from benchmarks.common import mean, parser, report, set12, start, write_result
@@ -148,40 +148,6 @@ class Stages(Local):
         return out
 
 
-class Thin(Local):
-    """Many thin layers of 3 x 3 weights at changing distances, each added to what it reads."""
-
-    def __init__(self, side: int, width: int, spacings: tuple[int, ...]) -> None:
-        super().__init__(side // 2 + sum(spacings))
-        self.first, self.last = layer(1, width, side), layer(width, 1)
-        self.layers = nn.ModuleList(layer(width, width, 3, dilation=d) for d in spacings)
-
-    def network(self, x: Tensor) -> Tensor:
-        h = blind(self.first, x)
-        for each in self.layers:
-            g = each(h.relu())
-            h = g + crop(h, (h.shape[-1] - g.shape[-1]) // 2)
-        return self.last(h.relu())
-
-
-class Anchored(Local):
-    """As FFDNet: layers of 3 x 3 on blocks of 2 x 2 pixels, which gives up exact shifts by one pixel."""
-
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__(2 * (depth + 2))
-        self.first, self.last = layer(4, width, 3), layer(width, 4, 3)
-        self.layers = nn.ModuleList(layer(width, width, 3) for _ in range(depth))
-
-    def network(self, x: Tensor) -> Tensor:
-        h = self.first(pixel_unshuffle(x, 2))
-        for each in self.layers:
-            h = each(h.relu()) + crop(h, 1)
-        return pixel_shuffle(self.last(h.relu()), 2)
-
-    def macs(self) -> int:
-        return super().macs() // 4
-
-
 class Polar(Local):
     """A polar patch whose points are Gaussian means, the wider the farther out: outer rings read blurred copies.
 
@@ -271,8 +237,6 @@ SHAPES: dict[str, tuple[str, Callable[[], nn.Module]]] = {
         "the same, lattice 5 x 5 at 3 pixels",
         lambda: SharedLoFi(filters=64, features=16, points=5, spacing=3, hidden=(128, 128)),
     ),
-    "thin": ("12 layers of 3 x 3, 48 wide, spacings 1 to 3", lambda: Thin(7, 48, (1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 1))),
-    "anchored": ("as FFDNet: 10 layers of 3 x 3, 64 wide, on blocks of 2 x 2", lambda: Anchored(64, 10)),
     "stages-3": ("features of features, raw window", lambda: Stages(7, 64, 16, ((5, 2, 64),), (5, 3, 128), raw=15)),
 }
 
