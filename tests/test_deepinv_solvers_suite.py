@@ -84,7 +84,7 @@ CASES = [
     *rows("models.test_diffuser_wrapper", *product(clip_output=(False,), batch_size=(1, 2))),
     *rows("optim.test_pnp_algo", *product(pnp_algo=("ADMM", "DRS", "PDCP"))),
     *rows("optim.test_pnp_algo", *product(pnp_algo=("PGD", "HQS")), slow=True),
-    *rows("optim.test_red_algo", *product(red_algo=("PGD", "FISTA"))),
+    *rows("optim.test_red_algo", *product(red_algo=("PGD", "FISTA", "GD"))),
     *rows("optim.test_dpir"),
     *rows("sampling.test_algo", *product(name_algo=("DiffPIR", "DPS"))),
     *rows("sampling.test_algo_inpaint", {"name_algo": "DiffPIR"}),
@@ -171,13 +171,6 @@ CASES = [
         {"unfolded_algo": "PGD", "and_acc": False, "full_backprop": False},
         error=AssertionError,
         why="wants a denoiser without weights: all that is learned has to be of the loop",
-    ),
-    *rows(
-        "optim.test_red_algo",
-        {"red_algo": "GD"},
-        error=AssertionError,
-        slow=True,
-        why="deepinv's step of 1 is not stable with lambda = L = 1; ours, 1 / (L + lambda), converges",
     ),
 ]
 
