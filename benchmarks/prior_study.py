@@ -54,7 +54,6 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "former": ("size S of before: no stages, a raw window, no patches", {}),
     "stages": ("size S without its patches", SIZES["S"] | {"patch": 0}),
     "patches": ("shrunk patches of 9 x 9 and little else", SMALL | {"patch": 9}),
-    "patches-13": ("the same, 13 x 13", SMALL | {"patch": 13}),
     "one-stage": ("size S with one stage of three", SIZES["S"] | {"stages": SIZES["S"]["stages"][:1]}),
 }
 AFTER = {"turns": "mean over 8 turns", "again": "a second network", "matches": "a second network that sees matches"}
@@ -168,7 +167,7 @@ def after(name: str, steps: int, data: Callable[[], tuple[Tensor, Tensor, Tensor
 def main() -> None:
     made = parser(__doc__, "prior_study", data=True)
     names = [*CHANGES, *SHAPES, "prior", *AFTER]
-    made.add_argument("--steps", type=int, default=2000, help="of training, each network")
+    made.add_argument("--steps", type=int, default=700, help="of training, each network")
     made.add_argument("--only", nargs="+", choices=names, default=names, help="which rows")
     args = start(made)
     titles = {name: row[0] for name, row in [*CHANGES.items(), *SHAPES.items()]}
