@@ -1,6 +1,7 @@
 """How the priors are trained, and what else might make them better: one change at a time, from the same seed.
 
-Size S of "natural" is trained for few steps with one thing changed: network, loss, noise levels, images, precision.
+Size S of "natural" as it was before is trained for few steps with one thing changed: network, crops, loss, noise
+levels, images, precision. What was taken over since is larger patches and crops, squares and fabrics.
 Then what can be done with a finished prior: the mean of its answers to 8 turned images; and matches from elsewhere,
 means of the noisy image's pixels over places whose surroundings look alike in the prior's own answer (non-local means,
 guided), which a second small network reads beside that answer, and beside it the same network without the matches. More
@@ -9,7 +10,7 @@ shapes are compared by benchmarks.sharing. Runs from other seeds differ by up to
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,40 +22,47 @@ from torch.nn.functional import avg_pool2d
 from benchmarks.common import parser, report, set12, start, write_result
 from benchmarks.sharing import LEVELS, SEED, held_out, quality
 from pnp_lofi.examples import Example, Noisy
-from pnp_lofi.prior_training import BELOW, KNEE, OBJECTS, SIZES, TILE
+from pnp_lofi.prior_training import BELOW, KNEE, SIZES
 from pnp_lofi.priors import LoFiPrior
 from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.sources import LEVELS as RANGE
-from pnp_lofi.sources import natural_batches
+from pnp_lofi.sources import MIX, natural_batches
 from pnp_lofi.train import TrainSettings, train
 
+TILE, OBJECTS = 32, 8  # side of what is learned from a crop [pixel], crops a step
+LARGE = {"tile": 56, "objects": 4}
+FORMER: dict[str, Any] = SIZES["S"] | {"patch": 9}
 PRIOR = "natural"  # whose answers are turned and matched
 REACH, ALIKE = 10, 3  # how far matches are looked for, half a window that is compared [pixel]
 WIDTHS = (0.03, 0.12)  # of a match: mean squared difference, in units of the noise's
 SIDE, COUNT = 128, 768  # of the images that the second network learns from [pixel]
 SECOND: dict[str, Any] = {"window": 7, "filters": 64, "features": 24, "points": 5, "raw": 7, "hidden": (96, 64)}
 
-# what is changed: of the settings, of the noise, of the images (None: both kinds, 0: dead leaves, 1: photographs)
-CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int | None]] = {
-    "none": ("as it is trained", {}, {}, None),
-    "l2": ("squares instead of magnitudes", {"loss": "l2", "weight": 1.4}, {}, None),
-    "weight-0": ("loss not divided by sigma^0.7", {"weight": 0.0}, {}, None),
-    "weight-1": ("loss divided by sigma", {"weight": 1.0}, {}, None),
-    "slow": ("half the step of Adam", {"lr": 1e-3}, {}, None),
-    "fast": ("twice the step of Adam", {"lr": 4e-3}, {}, None),
-    "ema": ("running mean of the weights, 0.998", {"ema": 0.998}, {}, None),
-    "float32": ("no step in bfloat16", {"low_precision": 0.0}, {}, None),
-    "even": ("levels log-uniform over all of the range", {}, {"knee": None}, None),
-    "narrow": ("levels from 0.002 to 0.25", {}, {"knee": None, "levels": (2e-3, 0.25)}, None),
-    "leaves": ("dead leaves alone", {}, {}, 0),
-    "photographs": ("photographs alone", {}, {}, 1),
+# what is changed: of the settings, of noise and crops, the parts that are leaves, photographs and fabrics
+HALVES = (0.5, 0.5, 0.0)
+CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any], Sequence[float]]] = {
+    "none": ("as it was trained", {}, {}, HALVES),
+    "crops": ("4 crops of 56 x 56 learned pixels, not 8 of 32 x 32", {}, LARGE, HALVES),
+    "fabrics": ("a fifth of the images fabrics", {}, {}, MIX),
+    "l2": ("squares instead of magnitudes", {"loss": "l2", "weight": 1.4}, {}, HALVES),
+    "weight-0": ("loss not divided by sigma^0.7", {"weight": 0.0}, {}, HALVES),
+    "weight-1": ("loss divided by sigma", {"weight": 1.0}, {}, HALVES),
+    "slow": ("half the step of Adam", {"lr": 1e-3}, {}, HALVES),
+    "fast": ("twice the step of Adam", {"lr": 4e-3}, {}, HALVES),
+    "ema": ("running mean of the weights, 0.998", {"ema": 0.998}, {}, HALVES),
+    "float32": ("no step in bfloat16", {"low_precision": 0.0}, {}, HALVES),
+    "even": ("levels log-uniform over all of the range", {}, {"knee": None}, HALVES),
+    "narrow": ("levels from 0.002 to 0.25", {}, {"knee": None, "levels": (2e-3, 0.25)}, HALVES),
+    "leaves": ("dead leaves alone", {}, {}, (1.0, 0.0, 0.0)),
+    "photographs": ("photographs alone", {}, {}, (0.0, 1.0, 0.0)),
 }
 SMALL: dict[str, Any] = {"window": 5, "filters": 16, "features": 8, "points": 1, "raw": 0, "hidden": (8,)}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "former": ("size S of before: no stages, a raw window, no patches", {}),
-    "stages": ("size S without its patches", SIZES["S"] | {"patch": 0}),
+    "former": ("no stages, a raw window, no patches", {}),
+    "stages": ("without its patches", FORMER | {"patch": 0}),
     "patches": ("shrunk patches of 9 x 9 and little else", SMALL | {"patch": 9}),
-    "one-stage": ("size S with one stage of three", SIZES["S"] | {"stages": SIZES["S"]["stages"][:1]}),
+    "one-stage": ("with one stage of three", FORMER | {"stages": FORMER["stages"][:1]}),
+    "larger": ("with patches of 13 x 13", SIZES["S"]),
 }
 AFTER = {"turns": "mean over 8 turns", "again": "a second network", "matches": "a second network that sees matches"}
 Denoiser = Callable[[Tensor, float], Tensor]
@@ -69,11 +77,11 @@ def trained(model: nn.Module, source: Any, steps: int, **settings: Any) -> nn.Mo
 
 def changed(name: str, steps: int) -> nn.Module:
     """Size S, trained with one thing changed; or another shape, trained as it is."""
-    _, settings, noise, images = CHANGES.get(name, CHANGES["none"])
+    _, settings, noise, parts = CHANGES.get(name, CHANGES["none"])
     torch.manual_seed(SEED)
-    model = SharedLoFi(**(SHAPES[name][1] if name in SHAPES else SIZES["S"]))
-    batches: Any = natural_batches(TILE + 2 * model.reach, OBJECTS, SEED)
-    batches = batches if images is None else batches.sources[images]
+    model = SharedLoFi(**(SHAPES[name][1] if name in SHAPES else FORMER))
+    crop = noise.get("tile", TILE) + 2 * model.reach
+    batches = natural_batches(crop, noise.get("objects", OBJECTS), SEED, parts=parts)
     low, high = noise.get("levels", RANGE)
     return trained(model, Noisy(batches, low, high, knee=noise.get("knee", KNEE), below=BELOW), steps, **settings)
 
@@ -176,7 +184,11 @@ def main() -> None:
     payload: dict[str, Any] = {"steps": args.steps, "levels": LEVELS}
     before = args.results / "prior_study.json"
     found = json.loads(before.read_text()) if before.is_file() else {}
-    kept = {row["name"]: row for row in found.get("rows", []) if found.get("steps") == args.steps}
+    kept = {
+        row["name"]: row | {"title": titles[row["name"]]}
+        for row in found.get("rows", [])
+        if found.get("steps") == args.steps
+    }
     made_once: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def data() -> tuple[Tensor, Tensor, Tensor]:
@@ -193,7 +205,7 @@ def main() -> None:
         part = "training" if name in CHANGES else "network" if name in SHAPES else "afterwards"
         row = {"name": name, "title": titles[name], "part": part}
         if part == "network":
-            row["title"] += f"; {sum(p.numel() for p in model.parameters()):,} parameters"
+            row["parameters"] = sum(p.numel() for p in model.parameters())
         kept[name] = row | {"held_out": quality(model, photographs), "set12": quality(model, test)}
         print(kept[name], flush=True)
         write_result("prior_study", payload | {"rows": [kept[n] for n in names if n in kept]}, args.results)

@@ -24,15 +24,19 @@ def study(found: dict[str, Any]) -> list[Sheet]:
     levels = [f"{round(255 * level)}/255" for level in found["levels"]]
     columns = ("what", *(f"held out, {n}" for n in levels), *(f"Set12, {n}" for n in levels))
     titles = {
-        "training": f"PSNR [dB] of size S after {found['steps']} steps, one thing changed",
-        "network": f"PSNR [dB] of other networks after {found['steps']} steps",
+        "training": f"PSNR [dB] of the former size S after {found['steps']} steps, one thing changed",
+        "network": f"PSNR [dB] of other networks after {found['steps']} steps, trained as the first above",
         "afterwards": f"PSNR [dB] with a finished prior; second networks after {found['steps']} steps",
     }
     return [
-        Sheet(title, columns, [(row["title"], *(number(x, 2) for x in (*row["held_out"], *row["set12"])))
+        Sheet(title, columns, [(_title(row), *(number(x, 2) for x in (*row["held_out"], *row["set12"])))
                                for row in found["rows"] if row["part"] == part])
         for part, title in titles.items()
     ]  # fmt: skip
+
+
+def _title(row: dict[str, Any]) -> str:
+    return row["title"] + (f"; {_count(row)} parameters" if "parameters" in row else "")
 
 
 def recon(found: dict[str, Any]) -> list[Sheet]:

@@ -51,14 +51,16 @@ def train(
         ),
     ],
     out: Out,
-    network: Annotated[str, typer.Option(help="S, for a CPU; L, for a GPU; DRU-Net, to compare with.")] = "S",
+    network: Annotated[
+        str, typer.Option(help="S; M, deeper; L, which also looks elsewhere; DRU-Net, to compare with.")
+    ] = "S",
     start: Annotated[
         str | None,
-        typer.Option(help="Checkpoint to begin with, such as natural: of the same network, or S for L."),
+        typer.Option(help="Checkpoint to begin with, such as natural: of the same network, S for M, S or M for L."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
-    size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 32 and a margin.")] = None,
-    objects: Annotated[int, typer.Option(help="Crops per step.")] = 8,
+    size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 56 and a margin.")] = None,
+    objects: Annotated[int, typer.Option(help="Crops per step.")] = 4,
     lr: Annotated[float, typer.Option(help="Adam's step at the start; cosine decay.")] = 2e-3,
     sigma_min: Annotated[float | None, typer.Option(help="Lowest noise level, of range 1.")] = None,
     sigma_max: Annotated[float | None, typer.Option(help="Highest noise level.")] = None,

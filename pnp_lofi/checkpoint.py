@@ -16,12 +16,14 @@ from pnp_lofi.files import written_whole
 from pnp_lofi.funknn import FunkNN
 from pnp_lofi.liif import LIIF
 from pnp_lofi.lofi import LoFi
+from pnp_lofi.matching import NonLocalLoFi
 from pnp_lofi.shared import SharedLoFi
 
 FORMAT = 1
 KEY = "pnp_lofi"
 ARCHITECTURES: dict[str, type[Any]] = {
-    "Baseline": Baseline, "FunkNN": FunkNN, "LIIF": LIIF, "LoFi": LoFi, "SharedLoFi": SharedLoFi,
+    "Baseline": Baseline, "FunkNN": FunkNN, "LIIF": LIIF, "LoFi": LoFi, "NonLocalLoFi": NonLocalLoFi,
+    "SharedLoFi": SharedLoFi,
 }  # fmt: skip
 
 

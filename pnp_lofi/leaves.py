@@ -33,7 +33,7 @@ def dead_leaves(count: int, size: int, *, seed: int) -> Tensor:
     :raises ValueError: for count < 1 or size < 16.
     Source: Lee, Mumford, Huang 2001 (IJCV 41). Differs: textures, shading, and a bounded number of leaves.
     """
-    return stack(_dead_leaves, count, size, seed, 1)
+    return stack(draw_leaves, count, size, seed, 1)
 
 
 def colour_leaves(count: int, size: int, *, seed: int) -> Tensor:
@@ -43,7 +43,7 @@ def colour_leaves(count: int, size: int, *, seed: int) -> Tensor:
     :returns: (count, 3, size, size) float32 in [0, 1].
     :raises ValueError: for count < 1 or size < 16.
     """
-    return stack(partial(_dead_leaves, coloured=True), count, size, seed, 8, channels=3)
+    return stack(partial(draw_leaves, coloured=True), count, size, seed, 8, channels=3)
 
 
 @lru_cache(maxsize=1)
@@ -66,8 +66,8 @@ def _bank() -> np.ndarray:
     return np.clip(np.stack(bank), -2.5, 2.5).astype(np.float32)
 
 
-def _dead_leaves(rng: Generator, size: int, coloured: bool = False) -> Image:
-    """(size, size), or (3, size, size) coloured."""
+def draw_leaves(rng: Generator, size: int, coloured: bool = False) -> Image:
+    """One image, (size, size), or (3, size, size) coloured."""
     spread = rng.uniform(0.1, 0.42)
     middle = rng.uniform(0.25, 0.7)
     image = np.full((3, size, size) if coloured else (size, size), middle, np.float32)

@@ -13,25 +13,29 @@ from pnp_lofi.checkpoint import load_checkpoint
 from pnp_lofi.examples import Crops, Noisy
 from pnp_lofi.images import image_folder
 from pnp_lofi.launch import working_device
+from pnp_lofi.matching import NonLocalLoFi
 from pnp_lofi.metrics import psnr
 from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.sources import FOLDER_LEVELS, KINDS, LEVELS, SIDE
 from pnp_lofi.supervised import answer
 from pnp_lofi.train import TrainSettings, check_run, train
 
-OBJECTS = 8  # crops of a step
-TILE = 32  # side of what is learned from a crop [pixel]
+OBJECTS = 4  # crops of a step
+TILE = 56  # side of what is learned from a crop [pixel]
+LOSS, WEIGHT = "l2", 1.4  # see TrainSettings
 CROP = 64  # of a network that is no local field [pixel]
 KNEE, BELOW = 2e-3, 0.125  # noise level under which only this part of the crops is: there is little left to learn
 HELD_OUT = 10_000  # seed of the images that only measure
-# S is made for 2 cores: 0.2 million multiply-adds a pixel. L has four more stages and three times as many, for a GPU;
-# so that it may begin with the weights of S.
+# S is made for 2 cores: 0.25 million multiply-adds a pixel. M has four more stages and three times as many, so that it
+# may begin with the weights of S. L is a trained S or M, which stays as it is, and what it finds elsewhere in an image.
+# In colour there are three times as many cosines of three times as many values in a patch, so patches are smaller.
 SMALL: dict[str, Any] = {
     "window": 7, "filters": 48, "features": 32, "stages": ((5, 1, 64), (5, 2, 64), (5, 2, 64)), "points": 3,
-    "spacing": 1, "raw": 0, "hidden": (64,), "patch": 9,
+    "spacing": 1, "raw": 0, "hidden": (64,), "patch": 13,
 }  # fmt: skip
+COLOUR: dict[str, Any] = {"patch": 9}
 DEEPER = ((5, 1, 128), (5, 2, 128)) * 2
-SIZES = {"S": SMALL, "L": SMALL | {"stages": SMALL["stages"] + DEEPER}}
+SIZES = {"S": SMALL, "M": SMALL | {"stages": SMALL["stages"] + DEEPER}}
 
 
 def held_out_figures(kind: str, size: int = 256) -> Callable[[nn.Module], dict[str, float]]:
@@ -50,32 +54,47 @@ def held_out_figures(kind: str, size: int = 256) -> Callable[[nn.Module], dict[s
     return figures
 
 
-def build(network: str, channels: int) -> nn.Module:
-    """A network of a size, or of the literature.
+def build(network: str, channels: int, start: str | os.PathLike[str] | None = None) -> nn.Module:
+    """A network of a size, or of the literature, with the weights of a checkpoint.
 
-    :raises ValueError: for another name.
+    :raises ValueError: for another name, an L without a checkpoint, or as :func:`start_from`.
     """
+    model: nn.Module
     if network in SIZES:
-        return SharedLoFi(channels, **SIZES[network])
-    if network == "DRU-Net":
-        return Baseline("DRU-Net", channels, channels)
-    raise ValueError(f"networks are {', '.join(SIZES)} and, to compare with, DRU-Net; got {network!r}")
+        model = SharedLoFi(channels, **SIZES[network] | (COLOUR if channels > 1 else {}))
+    elif network == "L":
+        if start is None:
+            raise ValueError("an L is a trained S or M and what is learned beside it: pass its checkpoint as start")
+        model = NonLocalLoFi(**{"in_channels": channels} | load_checkpoint(start)[0].config)
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name.startswith("matching."))
+    elif network == "DRU-Net":
+        model = Baseline("DRU-Net", channels, channels)
+    else:
+        raise ValueError(f"networks are {', '.join(SIZES)}, L and, to compare with, DRU-Net; got {network!r}")
+    if start is not None:
+        start_from(model, start)
+    return model
 
 
 def start_from(model: nn.Module, start: str | os.PathLike[str]) -> None:
-    """Give a SharedLoFi the weights of a checkpoint; stages that it has beyond those change nothing at first.
+    """Give a SharedLoFi the weights of a checkpoint; what it has beyond those changes nothing at first: stages, larger
+    patches, matching.
 
-    :raises ValueError: if the network of the checkpoint has another shape in anything but its stages.
+    :raises ValueError: if the network of the checkpoint has another shape in anything else.
     """
     other, _ = load_checkpoint(start)
     mine, given = model.state_dict(), other.state_dict()
+    ours, theirs = (getattr(each, "shrinkage", None) for each in (model, other))
+    if ours is not None and theirs is not None and ours.side > theirs.side:
+        given |= {f"shrinkage.{key}": w for key, w in ours.enlarged(theirs).items()}
     strange = [key for key, w in given.items() if key not in mine or mine[key].shape != w.shape]
-    strange += [key for key in mine if key not in given and not key.startswith("stages.")]
+    strange += [key for key in mine if key not in given and not key.startswith(("stages.", "matching."))]
     if not (isinstance(model, SharedLoFi) and isinstance(other, SharedLoFi)) or strange:
         expected = getattr(model, "config", type(model).__name__)
         raise ValueError(
             f"{start} is a {type(other).__name__} of another shape, {other.config}; expected {expected}, or "
-            "fewer stages: pass a checkpoint of the same --network"
+            "fewer stages or smaller patches: pass a checkpoint of the same --network"
         )
     model.load_state_dict(given, strict=False)
     for stage in model.stages[len(other.stages) :]:
@@ -100,8 +119,9 @@ def train_prior(
 
     :param str images: "natural", "natural-rgb", "radio", "ct", "kappa", or a folder of images, which are made grey.
     :param out: checkpoint to write; the state of a broken-off run is OUT.state.
-    :param str network: "S" or "L"; "DRU-Net" is there to compare with and no prior.
-    :param start: checkpoint whose weights to begin with, of the same network or one with fewer stages, as S is to L.
+    :param str network: "S", "M" or "L"; "DRU-Net" is there to compare with and no prior.
+    :param start: checkpoint whose weights to begin with: of the same network, of S for M, of S or M for L, which needs
+        one; or of a network with smaller patches.
     :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side, or less for a
         folder with smaller images.
     :param str device: see :func:`~pnp_lofi.launch.working_device`.
@@ -116,12 +136,10 @@ def train_prior(
     low, high = LEVELS if known else FOLDER_LEVELS
     low, high = settings.pop("sigma_min", low), settings.pop("sigma_max", high)
     objects = settings.pop("objects", OBJECTS)
-    chosen = TrainSettings(**settings)
+    asked: dict[str, Any] = {"loss": LOSS, "weight": WEIGHT}
+    chosen = TrainSettings(**(asked | settings))
     torch.manual_seed(chosen.seed)
-    model = build(network, kind.channels)
-    if start is not None:
-        start_from(model, start)
-    model = model.to(working_device(device))
+    model = build(network, kind.channels, start).to(working_device(device))
     reach = model.reach if isinstance(model, SharedLoFi) else 0
     pictures = [] if known else image_folder(images)
     if size is None:

@@ -49,7 +49,7 @@ class Stage(nn.Module):
         weight = self.gather.to(h.dtype).contiguous(memory_format=torch.channels_last)
         seen = conv2d(h.relu(), weight, self.gather_bias.to(h.dtype), dilation=self.spacing)
         more = linear(seen.relu_().permute(0, 2, 3, 1), self.mix.to(h.dtype), self.mix_bias.to(h.dtype))
-        return _cropped(h, self.reach) + more.permute(0, 3, 1, 2)
+        return cropped(h, self.reach) + more.permute(0, 3, 1, 2)
 
 
 class SharedLoFi(nn.Module):
@@ -116,7 +116,7 @@ class SharedLoFi(nn.Module):
         self.stages = cast("Sequence[Stage]", nn.ModuleList(Stage(features, *stage) for stage in stages))
         self.seen = max(self.lattice, patch // 2)  # how far features are read
         self.around = self.seen + sum(stage.reach for stage in self.stages)
-        self.reach = max(window // 2 + self.around, raw // 2, patch - 1)
+        self.inner = self.reach = max(window // 2 + self.around, raw // 2, patch - 1)
         first = hidden[0]
         self.windows = uniform((filters, in_channels, window, window), in_channels * window**2)
         self.windows_bias = uniform((filters,), in_channels * window**2)
@@ -173,36 +173,31 @@ class SharedLoFi(nn.Module):
         :returns: (B, C, H - 2 reach, W - 2 reach), in the dtype of q.
         :raises ValueError: if nothing is inside, or sigma has another shape.
         """
-        check_image(q, self.in_channels)
-        batch, _, height, width = q.shape
-        if min(height, width) <= 2 * self.reach:
-            raise ValueError(
-                f"this network reaches {self.reach} pixels: nothing is inside {height} x {width}; pass more than "
-                f"{2 * self.reach} pixels a side"
-            )
-        if sigma.ndim and tuple(sigma.shape) not in ((batch, 1, 1, 1), (batch, 1, height, width)):
-            raise ValueError(
-                f"sigma must be a number, ({batch}, 1, 1, 1) or a map ({batch}, 1, {height}, {width}), got "
-                f"{tuple(sigma.shape)}"
-            )
+        self._check_interior(q, sigma)
+        return self._interior(q, sigma, compute_dtype, most)
+
+    def _interior(self, q: Tensor, sigma: Tensor, compute_dtype: torch.dtype | None, most: float | None) -> Tensor:
         sigma = sigma.to(q.dtype)
         dtype = compute_dtype or q.dtype
         unit = q - q.mean((-2, -1), keepdim=True) if dtype in LOW else q  # rounding sees what the answer does not
         unit = unit.to(dtype).contiguous(memory_format=torch.channels_last)
         seen = self.windows.shape[-1] // 2
-        h = conv2d(_cropped(unit, self.reach - seen - self.around), _zero_mean(self.windows).to(dtype))
-        h = h / divisor(_level(sigma, self.reach - self.around)).to(dtype) + self.windows_bias.to(dtype)[:, None, None]
+        h = conv2d(cropped(unit, self.inner - seen - self.around), _zero_mean(self.windows).to(dtype))
+        h = (
+            h / divisor(level_inside(sigma, self.inner - self.around)).to(dtype)
+            + self.windows_bias.to(dtype)[:, None, None]
+        )
         h = linear(self._compressed(h).permute(0, 2, 3, 1), self.summary.to(dtype), self.summary_bias.to(dtype))
         features = self._features_of(h.permute(0, 3, 1, 2))
-        near = _cropped(features, self.seen - self.lattice)
+        near = cropped(features, self.seen - self.lattice)
         mixed = conv2d(near, self.neighbours.to(dtype), self.neighbours_bias.to(dtype), dilation=self.spacing)
         if self.raw is not None:
-            own = conv2d(_cropped(unit, self.reach - self.raw.shape[-1] // 2), _zero_mean(self.raw).to(dtype))
-            mixed = mixed + own / divisor(_level(sigma, self.reach)).to(dtype)
+            own = conv2d(cropped(unit, self.inner - self.raw.shape[-1] // 2), _zero_mean(self.raw).to(dtype))
+            mixed = mixed + own / divisor(level_inside(sigma, self.inner)).to(dtype)
         mixed = mixed.relu_().permute(0, 2, 3, 1)
         out = self.mixer(mixed.flatten(0, 2)).reshape(*mixed.shape[:3], -1).permute(0, 3, 1, 2).to(q.dtype)
         noise = self._noise(unit, sigma, features)
-        return _cropped(q, self.reach) + _change(out, noise, _level(sigma, self.reach), most)
+        return cropped(q, self.inner) + _change(out, noise, level_inside(sigma, self.inner), most)
 
     def at(
         self,
@@ -256,6 +251,20 @@ class SharedLoFi(nn.Module):
         where = torch.stack([index // shape[1], index % shape[1]], -1).double()
         return self.at(q, coordinates(where, shape), sigma, compute_dtype=compute_dtype)
 
+    def _check_interior(self, q: Tensor, sigma: Tensor) -> None:
+        check_image(q, self.in_channels)
+        batch, _, height, width = q.shape
+        if min(height, width) <= 2 * self.reach:
+            raise ValueError(
+                f"this network reaches {self.reach} pixels: nothing is inside {height} x {width}; pass more than "
+                f"{2 * self.reach} pixels a side"
+            )
+        if sigma.ndim and tuple(sigma.shape) not in ((batch, 1, 1, 1), (batch, 1, height, width)):
+            raise ValueError(
+                f"sigma must be a number, ({batch}, 1, 1, 1) or a map ({batch}, 1, {height}, {width}), got "
+                f"{tuple(sigma.shape)}"
+            )
+
     def _at(self, q: Tensor, points: Tensor, noise: Tensor, dtype: torch.dtype, most: float | None) -> Tensor:
         """(P, C_out) at pixel positions (P, 2) of one image."""
         low = points.detach().floor().amin(0).long() - self.around - 1
@@ -283,7 +292,7 @@ class SharedLoFi(nn.Module):
             edge = self.shrinkage.side // 2
             image = padded_tile(q, _shrunk(box, inner), edge)[None]
             image = (image - image.mean((-2, -1), keepdim=True) if dtype in LOW else image).to(dtype)
-            grid = self.shrinkage(image, _cropped(level, inner) if level.ndim else level, h)
+            grid = self.shrinkage(image, cropped(level, inner) if level.ndim else level, h)
             removed = sample(grid, points[None] - low - edge)[0]
         return sample(q, points[None])[0] + _change(out, removed, own, most)
 
@@ -291,12 +300,12 @@ class SharedLoFi(nn.Module):
         self, q: Tensor, noise: Tensor, tile: Tile, dtype: torch.dtype, most: float | None, run: Run | None = None
     ) -> Tensor:
         """(C_out, h, w): a tile of the grid."""
-        padded = padded_tile(q, tile, self.reach)
-        level = noise if noise.ndim == 0 else padded_tile(noise, tile, self.reach)
+        padded = padded_tile(q, tile, self.inner)
+        level = noise if noise.ndim == 0 else padded_tile(noise, tile, self.inner)
         if run is not None:
             return run(padded, level)
         level = level if level.ndim == 0 else level[None]
-        return self.interior(padded[None], level, compute_dtype=dtype, most=most)[0]
+        return self._interior(padded[None], level, dtype, most)[0]
 
     def _on_cpu(self, dtype: torch.dtype, most: float | None) -> Run:
         """``interior`` of one tile without gradients, in (pixels, features) layout, weights packed once.
@@ -316,19 +325,22 @@ class SharedLoFi(nn.Module):
 
         def run(padded: Tensor, level: Tensor) -> Tensor:
             unit = (padded - padded.mean((-2, -1), keepdim=True) if dtype in LOW else padded).to(dtype)
-            around, wide = _level(level, self.reach - self.around), unit.shape[-1] - 2 * (self.reach - self.around)
-            h = first(_windows(_cropped(unit, self.reach - self.around - margin), margin, around))
+            around, wide = (
+                level_inside(level, self.inner - self.around),
+                unit.shape[-1] - 2 * (self.inner - self.around),
+            )
+            h = first(_windows(cropped(unit, self.inner - self.around - margin), margin, around))
             h = summary(self._compressed(h))
             h = self._features_of(h.reshape(1, -1, wide, h.shape[-1]).permute(0, 3, 1, 2))  # channels last
-            near = _cropped(h, self.seen - self.lattice)
+            near = cropped(h, self.seen - self.lattice)
             mixed = conv2d(near, neighbours, bias, dilation=self.spacing).permute(0, 2, 3, 1)
-            here, size = _level(level, self.reach), mixed.shape[1:3]
+            here, size = level_inside(level, self.inner), mixed.shape[1:3]
             mixed = mixed.reshape(-1, mixed.shape[-1])
             if self.raw is not None:
-                mixed = mixed.add_(own(_windows(_cropped(unit, self.reach - raw), raw, here)))
+                mixed = mixed.add_(own(_windows(cropped(unit, self.inner - raw), raw, here)))
             out = mixer(mixed.relu_()).reshape(*size, count).permute(2, 0, 1).to(padded.dtype)
             noise = self._noise(unit[None], level if level.ndim == 0 else level[None], h)
-            return _cropped(padded, self.reach) + _change(out, None if noise is None else noise[0], here, most)
+            return cropped(padded, self.inner) + _change(out, None if noise is None else noise[0], here, most)
 
         return run
 
@@ -347,8 +359,8 @@ class SharedLoFi(nn.Module):
         if self.shrinkage is None:
             return None
         half = self.shrinkage.side // 2
-        seen = _cropped(unit, self.reach - 2 * half)
-        return self.shrinkage(seen, _level(sigma, self.reach - half), _cropped(features, self.seen - half))
+        seen = cropped(unit, self.inner - 2 * half)
+        return self.shrinkage(seen, level_inside(sigma, self.inner - half), cropped(features, self.seen - half))
 
     def bytes_per_pixel(self, dtype: torch.dtype, *, gathered: bool = False) -> int:
         """Working memory for each pixel of a chunk, without gradients."""
@@ -391,9 +403,9 @@ def _windows(x: Tensor, margin: int, level: Tensor) -> Tensor:
     return flat / divisor(level).reshape(-1, 1).to(x.dtype)
 
 
-def _level(sigma: Tensor, margin: int) -> Tensor:
+def level_inside(sigma: Tensor, margin: int) -> Tensor:
     """The part of a noise map that lies ``margin`` inside; other levels as they are."""
-    return _cropped(sigma, margin) if sigma.ndim > 2 and sigma.shape[-1] > 1 else sigma
+    return cropped(sigma, margin) if sigma.ndim > 2 and sigma.shape[-1] > 1 else sigma
 
 
 def _change(out: Tensor, noise: Tensor | None, level: Tensor, most: float | None) -> Tensor:
@@ -401,6 +413,10 @@ def _change(out: Tensor, noise: Tensor | None, level: Tensor, most: float | None
     change = out * level if noise is None else torch.addcmul(-noise, out, level)
     if most is None:
         return change
+    return bounded(change, level, most)
+
+
+def bounded(change: Tensor, level: Tensor, most: float) -> Tensor:
     bound = most * level.clamp_min(0)
     return change.clamp(-bound, bound)
 
@@ -409,7 +425,7 @@ def _shrunk(box: Tile, margin: int) -> Tile:
     return box[0], *(slice(part.start + margin, part.stop - margin) for part in box[1:])  # type: ignore[return-value]
 
 
-def _cropped(x: Tensor, margin: int) -> Tensor:
+def cropped(x: Tensor, margin: int) -> Tensor:
     return x[..., margin : x.shape[-2] - margin, margin : x.shape[-1] - margin]
 
 

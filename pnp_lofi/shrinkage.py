@@ -64,6 +64,21 @@ class Shrinkage(nn.Module):
         total = _OverlapAdd.apply(planes.reshape(q.shape[1], n, n, *r.shape[:3])).to(sigma.dtype)
         return total if varies else total * sigma
 
+    def enlarged(self, other: "Shrinkage") -> dict[str, Tensor]:
+        """Weights of this size that answer as a smaller one does: its patches, framed, and the slowest cosines of
+        this size, of which nothing is taken at first."""
+        given, count, edge = other.state_dict(), len(other.analysis), (self.side - other.side) // 2
+        channels, ticks = other.analysis.shape[1], torch.arange(self.side)
+        order = (ticks[:, None] + ticks).flatten()[1:].repeat_interleave(channels).argsort(stable=True)
+        slow = cosines(channels, self.side)[order[: len(self.analysis) - count]]
+        seen = given["analysis"] - given["analysis"].mean((-2, -1), keepdim=True)
+        said = given["synthesis"] * (self.side / other.side) ** 2
+        found = {
+            "analysis": torch.cat([pad(seen, (edge,) * 4), slow]),
+            "synthesis": torch.cat([pad(said, (edge,) * 4), torch.zeros_like(slow)]),
+        }
+        return {key: torch.cat([given[key], w[count:]]) for key, w in self.state_dict().items() if w.ndim < 3} | found
+
 
 def cosines(channels: int, side: int) -> Tensor:
     """(C (n^2 - 1), C, n, n): orthonormal cosines of channels, rows and columns but for the constants."""

@@ -1,6 +1,6 @@
 """What the priors are trained on: procedural images and permissive photographs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 
 from pnp_lofi.convergence import convergence
 from pnp_lofi.examples import Batch, Crops, Mixture
+from pnp_lofi.fabrics import fabrics
 from pnp_lofi.hounsfield import RANGE, window
 from pnp_lofi.images import permissive_photographs
 from pnp_lofi.leaves import colour_leaves, dead_leaves
@@ -16,6 +17,8 @@ from pnp_lofi.organs import chest, head
 from pnp_lofi.skies import radio_sky
 
 COUNT = 600  # procedural images of a set
+CLOTHS = 400  # fabrics
+MIX = (0.4, 0.4, 0.2)  # of natural images: dead leaves, photographs, fabrics
 QUARTER = 200  # where natural images are a quarter only
 SIDE = 256  # their side [pixel]
 FIELD = 128  # side of a sky that is small as a whole [pixel]
@@ -47,16 +50,20 @@ class Kind(NamedTuple):
     channels: int = 1
 
 
-def natural_batches(size: int, objects: int, seed: int, count: int | None = None) -> Batch:
-    """Half dead leaves, half photographs at several scales."""
-    leaves = list(dead_leaves(count or COUNT, max(SIDE, size), seed=seed))
-    return Mixture([Crops(leaves, size, objects), Crops(photographs(), size, objects)], [0.5, 0.5])
+def natural_batches(
+    size: int, objects: int, seed: int, count: int | None = None, *, parts: Sequence[float] = MIX
+) -> Batch:
+    """Dead leaves, photographs at several scales, and fabrics, in these parts."""
+    leaves = dead_leaves(count or COUNT, max(SIDE, size), seed=seed)
+    cloth = fabrics(count or CLOTHS, max(SIDE, size), seed=seed)
+    return _mixed(size, objects, [leaves, photographs(), cloth], parts)
 
 
 def colour_batches(size: int, objects: int, seed: int) -> Batch:
-    """Half coloured dead leaves, half the photographs that have colour."""
-    leaves = list(colour_leaves(COUNT, max(SIDE, size), seed=seed))
-    return Mixture([Crops(leaves, size, objects), Crops(photographs(grey=False), size, objects)], [0.5, 0.5])
+    """Dead leaves and fabrics in colour, and the photographs that have it."""
+    leaves = colour_leaves(COUNT, max(SIDE, size), seed=seed)
+    cloth = fabrics(CLOTHS, max(SIDE, size), seed=seed, coloured=True)
+    return _mixed(size, objects, [leaves, photographs(grey=False), cloth], MIX)
 
 
 def radio_batches(size: int, objects: int, seed: int) -> Batch:
@@ -101,6 +108,10 @@ def photographs(scales: Sequence[float] = SCALES, *, grey: bool = True) -> list[
     ]
 
 
+def _mixed(size: int, objects: int, images: Sequence[Iterable[Tensor]], parts: Sequence[float]) -> Batch:
+    return Mixture([Crops(list(each), size, objects) for each in images], parts)
+
+
 def _bodies(count: int, size: int, seed: int) -> Tensor:
     """Chests, and as many heads or one less."""
     parts = [chest(count - count // 2, size, seed=seed)] + ([head(count // 2, size, seed=seed)] if count > 1 else [])
@@ -120,13 +131,13 @@ KINDS = {
         natural_batches,
         lambda count, size, seed: dead_leaves(count, size, seed=seed),
         PHOTOGRAPH_LEVELS,
-        f"procedural dead leaves; {PHOTOGRAPHS}",
+        f"procedural dead leaves and fabrics; {PHOTOGRAPHS}",
     ),
     "natural-rgb": Kind(
         colour_batches,
         lambda count, size, seed: colour_leaves(count, size, seed=seed),
         PHOTOGRAPH_LEVELS,
-        f"procedural coloured dead leaves; those that have colour of the {PHOTOGRAPHS}",
+        f"procedural dead leaves and fabrics in colour; those that have colour of the {PHOTOGRAPHS}",
         channels=3,
     ),
     "radio": Kind(

@@ -1,17 +1,20 @@
 """Procedural training images: seeded, in range, and with the statistics of what they stand for."""
 
 import time
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
+from pnp_lofi.fabrics import fabrics
 from pnp_lofi.fields import gaussian_field
 from pnp_lofi.leaves import colour_leaves, dead_leaves
 from pnp_lofi.skies import radio_sky
 
-SOURCES = pytest.mark.parametrize("draw", [dead_leaves, colour_leaves, radio_sky])
+COLOURED = partial(fabrics, coloured=True)
+SOURCES = pytest.mark.parametrize("draw", [dead_leaves, colour_leaves, fabrics, COLOURED, radio_sky])
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def skies() -> torch.Tensor:
 @pytest.mark.parametrize("size", [16, 33, 300])
 def test_shape_and_range(draw, size):
     x = draw(3, size, seed=5)
-    assert x.shape == (3, 3 if draw is colour_leaves else 1, size, size) and x.dtype == torch.float32
+    assert x.shape == (3, 3 if draw in (colour_leaves, COLOURED) else 1, size, size) and x.dtype == torch.float32
     assert torch.isfinite(x).all() and x.min() >= 0 and x.max() <= 1
     assert (x.amax((1, 2, 3)) - x.amin((1, 2, 3)) > 0.02).all()
 
@@ -87,6 +90,22 @@ def test_dead_leaves_differ_in_clutter_and_brightness(leaves):
     assert leaves.mean((1, 2, 3)).std() > 0.05
     rough = leaves.diff(dim=-1).abs().mean((1, 2, 3))
     assert rough.max() / rough.min() > 3
+
+
+def test_fabrics_are_more_regular_than_leaves():
+    fabric, leaf = (regular(draw(48, 128, seed=1)[:, 0].double()) for draw in (fabrics, dead_leaves))
+    assert fabric.median() > 1.25 * leaf.median()
+    assert (fabric > 0.7).double().mean() > 3 * (leaf > 0.7).double().mean()
+
+
+def regular(images, side=32):
+    """Power of the strongest wave shorter than 10 pixels, in windows, over that of all such waves."""
+    parts = images.unfold(1, side, side).unfold(2, side, side).reshape(-1, side, side)
+    taper, f = torch.hann_window(side, periodic=False, dtype=torch.float64), torch.fft.fftfreq(side)
+    power = torch.fft.fft2((parts - parts.mean((1, 2), keepdim=True)) * taper * taper[:, None]).abs().square()
+    power *= torch.hypot(f[:, None], f) > 0.1
+    spots = sum(power.roll((i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1))
+    return 2 * spots.flatten(1).amax(1) / power.sum((1, 2))  # a wave and its negative frequency
 
 
 def test_coloured_leaves_have_the_channels_of_photographs():

@@ -7,16 +7,18 @@ import pnp_lofi.prior_training as training
 import pnp_lofi.sources as sources
 from pnp_lofi.checkpoint import load_checkpoint, read_tensors, save_checkpoint
 from pnp_lofi.images import save_image
+from pnp_lofi.matching import NonLocalLoFi
 from pnp_lofi.priors import LoFiPrior
 from pnp_lofi.shared import SharedLoFi
 
-SMALL = {"window": 3, "filters": 4, "features": 2, "points": 3, "spacing": 1, "raw": 3, "hidden": (4,)}
+SMALL = {"window": 3, "filters": 4, "features": 2, "points": 3, "spacing": 1, "raw": 3, "hidden": (4,), "patch": 3}
 
 
 @pytest.fixture
 def few(monkeypatch):
     """Sets of a few images."""
     monkeypatch.setattr(sources, "COUNT", 3)
+    monkeypatch.setattr(sources, "CLOTHS", 2)
     monkeypatch.setattr(sources, "QUARTER", 1)
     monkeypatch.setattr(sources, "SIDE", 32)
     monkeypatch.setattr(sources, "FIELD", 32)
@@ -45,10 +47,11 @@ def test_ct_is_hounsfield_units_and_kappa_fills_the_range():
     assert torch.equal(kappa.amin((1, 2, 3)), torch.zeros(2)) and torch.equal(kappa.amax((1, 2, 3)), torch.ones(2))
 
 
-@pytest.mark.parametrize(("kind", "network"), [("natural-rgb", "S"), ("kappa", "L"), ("ct", "DRU-Net")])
+@pytest.mark.parametrize(("kind", "network"), [("natural-rgb", "S"), ("kappa", "M"), ("ct", "DRU-Net")])
 def test_training_writes_half_precision_and_what_it_was(kind, network, few, tmp_path, monkeypatch):
     for size in training.SIZES:
         monkeypatch.setitem(training.SIZES, size, SMALL)
+    monkeypatch.setattr(training, "COLOUR", {})
     monkeypatch.setattr(training, "CROP", 32)
     out = tmp_path / "a.safetensors"
     figures = training.train_prior(kind, out, network=network, steps=2, objects=2)
@@ -63,13 +66,13 @@ def test_training_writes_half_precision_and_what_it_was(kind, network, few, tmp_
         assert LoFiPrior(out)(x, 0.1).shape == x.shape
 
 
-def test_training_starts_from_a_checkpoint_and_may_add_stages(few, tmp_path, monkeypatch):
+def test_training_starts_from_a_checkpoint_and_may_add_stages_and_larger_patches(few, tmp_path, monkeypatch):
     torch.manual_seed(1)
     before = SharedLoFi(**SMALL)
     save_checkpoint(tmp_path / "a.safetensors", before)
     q = torch.rand(1, 1, 20, 20)
-    for stages in ((), ((3, 2, 5),)):
-        model = SharedLoFi(**SMALL, stages=stages)
+    for more in ({}, {"patch": SMALL["patch"] + 4}, {"stages": ((3, 2, 5),)}):
+        model = SharedLoFi(**(SMALL | more))
         training.start_from(model, tmp_path / "a.safetensors")
         torch.testing.assert_close(model(q, 0.1), before(q, 0.1), rtol=0, atol=1e-6)
     model(q, 0.1).square().sum().backward()
@@ -84,27 +87,48 @@ def test_training_starts_from_a_checkpoint_and_may_add_stages(few, tmp_path, mon
             training.start_from(other, tmp_path / "a.safetensors")
 
 
-def test_size_l_is_three_times_s_and_may_begin_with_it():
+def test_size_m_is_nearly_three_times_s_and_may_begin_with_it():
     weights = {s: sum(p.numel() for p in training.build(s, 1).parameters() if p.ndim > 1) for s in training.SIZES}
-    assert 3 * weights["S"] <= weights["L"] <= 4 * weights["S"]
-    large, x = training.build("L", 1), torch.rand(1, 1, 64, 64)
-    training.start_from(large, "natural")
+    assert 2.5 * weights["S"] <= weights["M"] <= 3 * weights["S"]
+    larger, x = training.build("M", 1, "natural"), torch.rand(1, 1, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(large(x, 0.1), LoFiPrior("natural").model(x, 0.1))
+        torch.testing.assert_close(larger(x, 0.1), LoFiPrior("natural").model(x, 0.1))
+
+
+def test_size_l_learns_beside_what_it_begins_with(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.held_out_figures, "__defaults__", (64,))
+    monkeypatch.setitem(training.SIZES, "S", SMALL)
+    torch.manual_seed(1)
+    local = SharedLoFi(**SMALL)
+    save_checkpoint(tmp_path / "s.safetensors", local)
+    q = torch.rand(1, 1, 40, 40)
+    torch.testing.assert_close(training.build("L", 1, tmp_path / "s.safetensors")(q, 0.1), local(q, 0.1))
+    out = tmp_path / "l.safetensors"
+    training.train_prior("kappa", out, network="L", start=tmp_path / "s.safetensors", steps=1, objects=1, size=60)
+    model, header = load_checkpoint(out)
+    assert isinstance(model, NonLocalLoFi) and header["start"] == str(tmp_path / "s.safetensors")
+    for name, weight in local.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], weight, rtol=1e-3, atol=1e-3)  # stored in float16
+    assert bool(model.matching.mixer.weights[-1].any())
+    assert LoFiPrior(out)(q, 0.1).shape == q.shape
+    training.train_prior("kappa", tmp_path / "b.safetensors", network="L", start=out, steps=1, objects=1, size=60)
+    with pytest.raises(ValueError, match="pass its checkpoint as start"):
+        training.build("L", 1)
 
 
 def test_unknown_networks_are_told():
-    with pytest.raises(ValueError, match="networks are S, L and, to compare with, DRU-Net; got 'XL'"):
+    with pytest.raises(ValueError, match="networks are S, M, L and, to compare with, DRU-Net; got 'XL'"):
         training.build("XL", 1)
 
 
 def test_crops_larger_than_the_reach(few, tmp_path):
-    with pytest.raises(ValueError, match="reaches 17 pixels: crops need more than 34"):
+    with pytest.raises(ValueError, match="reaches 19 pixels: crops need more than 38"):
         training.train_prior("natural", tmp_path / "a.safetensors", size=20)
 
 
-def test_a_folder_of_small_images_is_cut_into_small_crops(tmp_path):
+def test_a_folder_of_small_images_is_cut_into_small_crops(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.held_out_figures, "__defaults__", (64,))
     for k, shape in enumerate([(40, 48), (30, 30), (90, 60)]):
         save_image(tmp_path / f"{k}.npy", torch.rand(1, 1, *shape))
     training.train_prior(str(tmp_path), tmp_path / "a.safetensors", steps=1, objects=1)
-    assert load_checkpoint(tmp_path / "a.safetensors")[1]["crop"] == 35  # 2 x 17 and a pixel: two images serve
+    assert load_checkpoint(tmp_path / "a.safetensors")[1]["crop"] == 39  # 2 x 19 and a pixel: two images serve

@@ -1,0 +1,139 @@
+"""Non-local LoFi: its sums against loops over pixels, three ways in, equivariance and gradients."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pnp_lofi.matching import FAINT, LEAST, LOGARITHM, WIDTH, WIDTHS, Matching, NonLocalLoFi
+from pnp_lofi.sampling import grid_coords
+
+LOCAL = {"window": 3, "filters": 4, "features": 2, "points": 3, "spacing": 1, "raw": 0, "hidden": (4,), "patch": 3}
+
+
+def rand(*shape, seed=0):
+    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def network(channels=1, **more):
+    torch.manual_seed(0)
+    made = NonLocalLoFi(channels, **({"radius": 3, "alike": 1, "mixing": (5,)} | LOCAL | more)).double().eval()
+    for p in made.matching.parameters():
+        torch.nn.init.normal_(p, 0, 0.3)
+    return made
+
+
+def by_loops(m, q, pilot, sigma, inside):
+    """Matching at the middle of (C, n, n) arrays, as its formulae say; n = 2 margin + 1, sigma an (n, n) array."""
+    n, radius, alike = q.shape[-1], m.radius, m.alike
+    box = range(-alike, alike + 1)
+
+    def distance(i, j, k, l):
+        each = [
+            (pilot[c, i + a, j + b] - pilot[c, k + a, l + b]) ** 2 / (sigma[i + a, j + b] * sigma[k + a, l + b])
+            for c in range(len(q)) for a in box for b in box
+        ]  # fmt: skip
+        return np.mean(each)
+
+    def found(i, j):
+        """Units (WIDTHS + 1, C) and logarithms of sums of weights at a pixel."""
+        total, weights = np.repeat(pilot[None, :, i, j], WIDTHS, 0), np.ones(WIDTHS)
+        for k in range(i - radius, i + radius + 1):
+            for l in range(j - radius, j + radius + 1):
+                if (k, l) != (i, j):
+                    once = math.exp(max(LEAST, -distance(i, j, k, l) / WIDTH))
+                    w = once ** (2 ** np.arange(WIDTHS))
+                    weights += w * inside[k, l]
+                    total += w[:, None] * q[:, k, l] * inside[k, l]
+        unit = (np.vstack([q[:, i, j], total / weights[:, None]]) - pilot[:, i, j]) / sigma[i, j]
+        varies = (pilot[:, i, j] - np.mean([pilot[:, i + a, j + b] for a in box for b in box], 0)) / sigma[i, j]
+        return unit, weights, (varies**2).mean()
+
+    middle = n // 2
+    around = [found(middle + a, middle + b) for a in box for b in box]
+    squares = np.mean([(unit**2).mean(1) for unit, _, _ in around], 0)
+    varies = np.mean([v for _, _, v in around])
+    unit, weights, _ = found(middle, middle)
+    seen = LOGARITHM * np.log(np.concatenate([weights, squares + FAINT, [varies + FAINT]]))
+    mixed = m.mixer(torch.from_numpy(seen)[None]).detach().numpy()[0]
+    return sigma[middle, middle] * mixed @ unit
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("level", ["number", "map"])
+def test_matching_is_what_loops_over_pixels_find(channels, level):
+    m = network(channels).matching
+    n = 2 * m.margin + 1
+    q, pilot = rand(1, channels, n, n), rand(1, channels, n, n, seed=1) / 3
+    sigma = (
+        0.2 + 0.1 * rand(1, 1, n, n, seed=2) if level == "map" else torch.full((1, 1, n, n), 0.2, dtype=torch.float64)
+    )
+    inside = torch.ones(n, n, dtype=torch.bool)
+    inside[:5], inside[:, -4:] = False, False
+    given = sigma if level == "map" else torch.tensor(0.2, dtype=torch.float64)
+    answer = m(q, pilot, given, inside)[0, :, 0, 0]
+    expected = by_loops(m, q[0].numpy(), pilot[0].numpy(), sigma[0, 0].numpy(), inside.numpy())
+    torch.testing.assert_close(answer.detach(), torch.from_numpy(expected), rtol=1e-9, atol=1e-12)
+
+
+def test_widths_halve():
+    weight = torch.tensor(math.exp(-0.1 / WIDTH), dtype=torch.float64)
+    for k in range(WIDTHS):
+        assert math.isclose(weight, math.exp(-0.1 / (WIDTH / 2**k)))
+        weight = weight.square()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ways_in_agree_and_tiles_are_exact(channels):
+    m, q = network(channels), rand(2, channels, 34, 31)
+    whole = m(q, 0.1)
+    with torch.no_grad():
+        tiled = m(q, 0.1, chunk=97)
+        assert torch.equal(tiled, m(q, 0.1))
+        assert torch.equal(m(q, 0.1, max_memory=1.0), tiled)
+    torch.testing.assert_close(whole.detach(), tiled, rtol=0, atol=1e-12)
+    inner = m.interior(q, torch.tensor(0.1, dtype=torch.float64))
+    torch.testing.assert_close(inner, whole[..., m.reach : -m.reach, m.reach : -m.reach], rtol=0, atol=1e-12)
+    level = torch.full((2, 1, 34, 31), 0.1, dtype=torch.float64)
+    torch.testing.assert_close(m(q, level), whole, rtol=0, atol=1e-12)
+    at = m.at(q, grid_coords((34, 31), dtype=torch.float64), 0.1)
+    torch.testing.assert_close(at, whole.flatten(2).transpose(1, 2), rtol=0, atol=1e-12)
+    assert m(q, 0.1, shape=(40, 40)).shape == (2, channels, 40, 40)
+    with pytest.raises(ValueError, match=f"reaches {m.reach} pixels"):
+        m.interior(q[..., : 2 * m.reach], torch.tensor(0.1))
+
+
+def test_equivariance_and_the_limit():
+    m, q = network(), rand(1, 1, 24, 26)
+    with torch.no_grad():
+        torch.testing.assert_close(m(3 * q + 7, 0.3), 3 * m(q, 0.1) + 7, rtol=0, atol=1e-10)
+        assert torch.equal(m(q, 0.0), q)
+        assert float((m(q, 0.1, most=0.5) - q).abs().max()) <= 0.05 + 1e-12
+        level = torch.full((1, 1, 24, 26), 0.1, dtype=torch.float64)
+        level[..., :12, :] = 0
+        assert torch.equal(m(q, level, most=8.0)[..., :12, :], q[..., :12, :])
+
+
+def test_gradients_are_those_of_differences():
+    m = network()
+    q = rand(1, 1, 2 * m.reach + 2, 2 * m.reach + 1).requires_grad_()
+    torch.autograd.gradcheck(lambda x: m(x, 0.3), q, fast_mode=True)
+
+
+def test_a_repeated_pattern_is_seen_again_and_again():
+    """What a local part cannot know: means over alike places lose the noise, those over unlike ones are not made."""
+    m = Matching(radius=8, alike=2, hidden=(4,)).double()
+    with torch.no_grad():
+        m.mixer.biases[-1][-1] = 1  # the narrowest width alone
+    g, n = torch.Generator().manual_seed(0), 64
+    clean = rand(1, 1, 8, 8).tile(8, 8)
+    q = clean + 0.05 * torch.randn(1, 1, n, n, generator=g, dtype=torch.float64)
+    answer = clean[..., 12:-12, 12:-12] + m(q, clean, torch.tensor(0.05, dtype=torch.float64)).detach()
+    error = float((answer - clean[..., 12:-12, 12:-12]).std()) / 0.05
+    assert error < 1.2 * 8**0.5 / 9  # 8 others within reach, and the pilot, which has no noise here
+
+
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match="radius and alike must be positive, got 0 and 3"):
+        NonLocalLoFi(radius=0)
