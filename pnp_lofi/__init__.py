@@ -5,6 +5,7 @@ from pnp_lofi.checkpoint import load_checkpoint, save_checkpoint
 from pnp_lofi.consensus import Consensus
 from pnp_lofi.hqs import HQS
 from pnp_lofi.lofi import LoFi
+from pnp_lofi.matching import NonLocalLoFi
 from pnp_lofi.pgd import PGD
 from pnp_lofi.priors import LoFiPrior
 from pnp_lofi.red import RED
@@ -22,6 +23,7 @@ __all__ = [
     "Iterate",
     "LoFi",
     "LoFiPrior",
+    "NonLocalLoFi",
     "SharedLoFi",
     "Solution",
     "Solver",

@@ -13,10 +13,10 @@ from pnp_lofi.tiles import Tile, join, tiles
 from pnp_lofi.units import divisor, noise_unit, pixels_at_once
 
 WIDTH, WIDTHS = 0.32, 4  # of a match: mean squared difference in units of the noise's; and halves, quarters, eighths
-LEAST = -10.5  # logarithm of a weight: its eighth power is still a normal float32, others are slow
+LEAST = -80.0  # logarithm of a weight: still a normal float32, others are slow
 FAINT = 1e-3  # keeps logarithms finite
 LOGARITHM = 0.3  # brings them to the size of one
-CHUNK = 128**2  # pixels worked on at once
+CHUNK = 256**2  # pixels worked on at once
 PLANES = 32  # numbers a pixel needs at once
 
 
@@ -48,30 +48,29 @@ class Matching(nn.Module):
         """Valid: (B, C, H, W) twice -> (B, C, H - 2 margin, W - 2 margin).
 
         :param torch.Tensor sigma: (), (B, 1, 1, 1) or (B, 1, H, W).
-        :param torch.Tensor inside: (H, W), 1 and 0 where there is no image and pixels are those of a mirror.
+        :param torch.Tensor inside: (H, W), False where there is no image and pixels are those of a mirror.
         """
         alike, radius, wide = self.alike, self.radius, divisor(sigma)
-        sums = self._sums(q, pilot, wide, inside)
+        sums = cropped(self._sums(q, pilot, wide, inside), radius)
         here, own = cropped(pilot, alike + radius), level_inside(wide, alike + radius)
-        means = [(total[:, :-1] / total[:, -1:] - here) / own for total in (cropped(s, radius) for s in sums)]
         left = (cropped(q, alike + radius) - here) / own
+        units = torch.cat([left[None], (sums[:, :, :-1] / sums[:, :, -1:] - here) / own])
         varies = (cropped(pilot, alike) - self._mean(pilot)) / level_inside(wide, alike)
-        squares = [self._mean(x.square().mean(1, keepdim=True)) for x in (left, *means)]
-        squares.append(cropped(self._mean(varies.square().mean(1, keepdim=True)), radius))
-        weights = [cropped(total[:, -1:], self.margin - alike) for total in sums]
-        seen = LOGARITHM * torch.cat([*weights, *(x + FAINT for x in squares)], 1).log()
-        mixed = self.mixer(seen.permute(0, 2, 3, 1).flatten(0, 2))
-        mixed = mixed.reshape(len(q), *seen.shape[-2:], -1).permute(0, 3, 1, 2)
-        change = sum(w[:, None] * cropped(x, alike) for w, x in zip(mixed.unbind(1), (left, *means), strict=True))
-        return level_inside(sigma, self.margin) * change
+        squares = self._mean(units.square().mean(2))
+        varies = cropped(self._mean(varies.square().mean(1)), radius)
+        seen = torch.cat([cropped(sums[:, :, -1], alike), squares + FAINT, varies[None] + FAINT])
+        mixed = self.mixer((LOGARITHM * seen.log()).movedim(0, -1).flatten(0, 2))
+        mixed = mixed.reshape(*seen.shape[1:], -1).movedim(-1, 0)
+        return level_inside(sigma, self.margin) * (mixed[:, :, None] * cropped(units, alike)).sum(0)
 
-    def _sums(self, q: Tensor, pilot: Tensor, wide: Tensor, inside: Tensor | None) -> list[Tensor]:
-        """For each width, sums of weighted pixels and of weights, (B, C + 1, H - 2 alike, W - 2 alike); those less than
-        radius from the border are not complete."""
+    def _sums(self, q: Tensor, pilot: Tensor, wide: Tensor, inside: Tensor | None) -> Tensor:
+        """For each width, sums of weighted pixels and of weights, (WIDTHS, B, C + 1, H - 2 alike, W - 2 alike); those
+        less than radius from the border are not complete."""
         ones = torch.ones_like(q[:, :1])
         read = torch.cat([q, ones], 1)
         read = cropped(read if inside is None else read * inside, self.alike)
-        sums = [cropped(torch.cat([pilot, ones], 1), self.alike).clone() for _ in range(WIDTHS)]
+        sums = cropped(torch.cat([pilot, ones], 1), self.alike).repeat(WIDTHS, 1, 1, 1, 1)
+        rates = -(2.0 ** torch.arange(WIDTHS, dtype=q.dtype, device=q.device)).reshape(-1, 1, 1, 1, 1) / WIDTH
         varies = wide.ndim > 2 and wide.shape[-1] > 1
         unit = pilot if varies else pilot / wide
         for down, right in self._shifts():
@@ -80,11 +79,9 @@ class Matching(nn.Module):
             unlike = unlike if q.shape[1] == 1 else unlike.mean(1, keepdim=True)
             if varies:
                 unlike = unlike / (wide[first] * wide[second])
-            weight = torch.exp((self._mean(unlike) / -WIDTH).clamp_min(LEAST))
-            for total in sums:
-                total[first].addcmul_(weight, read[second])
-                total[second].addcmul_(weight, read[first])
-                weight = weight.square()
+            weight = (rates * self._mean(unlike)).clamp_min(LEAST).exp()
+            sums[first].addcmul_(weight, read[second])
+            sums[second].addcmul_(weight, read[first])
         return sums
 
     def _shifts(self) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ from pnp_lofi.cg import Reduce, whole
 from pnp_lofi.checkpoint import load_checkpoint
 from pnp_lofi.dense import has_bfloat16
 from pnp_lofi.lofi import FILTER_COPIES, LoFi
+from pnp_lofi.matching import NonLocalLoFi
 from pnp_lofi.shared import SharedLoFi
 
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -117,7 +118,8 @@ class LoFiPrior(Denoiser):
 
         :param torch.Tensor x: (B, C, H, W), whose values are not looked at.
         """
-        images = 2 if self.nonneg or not isinstance(self.model, SharedLoFi) else 1
+        one = isinstance(self.model, SharedLoFi) and not isinstance(self.model, NonLocalLoFi)
+        images = 2 if self.nonneg or not one else 1
         return images * x.numel() * x.element_size() + self._filtered(x)
 
     def _filtered(self, x: Tensor) -> int:
