@@ -17,7 +17,7 @@ LEAST = -80.0  # logarithm of a weight: still a normal float32, others are slow
 FAINT = 1e-3  # keeps logarithms finite
 LOGARITHM = 0.3  # brings them to the size of one
 CHUNK = 256**2  # pixels worked on at once
-PLANES = 32  # numbers a pixel needs at once
+PLANES = 52  # numbers that a pixel needs at once for each channel and one more, measured
 
 
 class Matching(nn.Module):
@@ -121,6 +121,11 @@ class NonLocalLoFi(SharedLoFi):
         self.config |= {"radius": radius, "alike": alike, "mixing": list(mixing)}
         self.matching = Matching(radius, alike, mixing)
         self.reach = self.inner + self.matching.margin
+
+    def learn_beside(self) -> None:
+        """Let matching alone be trained; the local part stays as it is."""
+        for name, weight in self.named_parameters():
+            weight.requires_grad_(name.startswith("matching."))
 
     def forward(
         self,

@@ -65,9 +65,11 @@ def build(network: str, channels: int, start: str | os.PathLike[str] | None = No
     elif network == "L":
         if start is None:
             raise ValueError("an L is a trained S or M and what is learned beside it: pass its checkpoint as start")
-        model = NonLocalLoFi(**{"in_channels": channels} | load_checkpoint(start)[0].config)
-        for name, weight in model.named_parameters():
-            weight.requires_grad_(name.startswith("matching."))
+        other, _ = load_checkpoint(start)
+        if not isinstance(other, SharedLoFi):
+            raise ValueError(f"an L begins with a trained S or M, {start} is a {type(other).__name__}")
+        model = NonLocalLoFi(**other.config | {"in_channels": channels})
+        model.learn_beside()
     elif network == "DRU-Net":
         model = Baseline("DRU-Net", channels, channels)
     else:

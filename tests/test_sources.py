@@ -114,6 +114,10 @@ def test_size_l_learns_beside_what_it_begins_with(few, tmp_path, monkeypatch):
     training.train_prior("kappa", tmp_path / "b.safetensors", network="L", start=out, steps=1, objects=1, size=60)
     with pytest.raises(ValueError, match="pass its checkpoint as start"):
         training.build("L", 1)
+    with pytest.raises(ValueError, match="of another shape"):
+        training.build("L", 3, out)
+    with pytest.raises(ValueError, match="massmap is a LoFi"):
+        training.build("L", 1, "massmap")
 
 
 def test_unknown_networks_are_told():
