@@ -23,7 +23,7 @@ from pnp_lofi import prior_training
 from pnp_lofi.checkpoint import load_checkpoint
 from pnp_lofi.examples import Noisy
 from pnp_lofi.matching import NonLocalLoFi
-from pnp_lofi.prior_training import BELOW, KNEE, SIZES
+from pnp_lofi.prior_training import BELOW, KNEE
 from pnp_lofi.priors import LoFiPrior
 from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.sources import LEVELS as RANGE
@@ -32,7 +32,7 @@ from pnp_lofi.train import TrainSettings, train
 
 TILE, OBJECTS = 32, 8  # side of what is learned from a crop [pixel], crops a step
 LARGE = {"tile": 56, "objects": 4}
-FORMER: dict[str, Any] = SIZES["S"] | {"patch": 9}
+FORMER: dict[str, Any] = prior_training.SMALL | {"patch": 9}
 PRIOR = "natural"  # whose answers are turned, and beside which matching is learned
 # what is changed: of the settings, of noise and crops, the parts that are leaves, photographs and fabrics
 HALVES = (0.5, 0.5, 0.0)
@@ -58,7 +58,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "stages": ("without its patches", FORMER | {"patch": 0}),
     "patches": ("shrunk patches of 9 x 9 and little else", SMALL | {"patch": 9}),
     "one-stage": ("with one stage of three", FORMER | {"stages": FORMER["stages"][:1]}),
-    "larger": ("with patches of 13 x 13", SIZES["S"]),
+    "larger": ("with patches of 13 x 13", prior_training.SMALL),
 }
 RADII = (1, 5, 10)
 AFTER = {"turns": "mean over 8 turns"} | {f"radius-{n}": f"with matches up to {n} pixels away" for n in RADII}

@@ -51,12 +51,10 @@ def train(
         ),
     ],
     out: Out,
-    network: Annotated[
-        str, typer.Option(help="S; M, deeper; L, which also looks elsewhere; DRU-Net, to compare with.")
-    ] = "S",
+    network: Annotated[str, typer.Option(help="S; L, which also looks elsewhere; DRU-Net, to compare with.")] = "S",
     start: Annotated[
         str | None,
-        typer.Option(help="Checkpoint to begin with, such as natural: of the same network, S for M, S or M for L."),
+        typer.Option(help="Checkpoint to begin with, such as natural: of the same network, or S for L."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 56 and a margin.")] = None,

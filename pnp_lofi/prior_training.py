@@ -26,16 +26,13 @@ LOSS, WEIGHT = "l2", 1.4  # see TrainSettings
 CROP = 64  # of a network that is no local field [pixel]
 KNEE, BELOW = 2e-3, 0.125  # noise level under which only this part of the crops is: there is little left to learn
 HELD_OUT = 10_000  # seed of the images that only measure
-# S is made for 2 cores: 0.25 million multiply-adds a pixel. M has four more stages and three times as many, so that it
-# may begin with the weights of S. L is a trained S or M, which stays as it is, and what it finds elsewhere in an image.
-# In colour there are three times as many cosines of three times as many values in a patch, so patches are smaller.
+# S is made for 2 cores: 0.25 million multiply-adds a pixel. In colour there are three times as many cosines of three
+# times as many values in a patch, so patches are smaller. L is a trained S, which stays as it is, and matches.
 SMALL: dict[str, Any] = {
     "window": 7, "filters": 48, "features": 32, "stages": ((5, 1, 64), (5, 2, 64), (5, 2, 64)), "points": 3,
     "spacing": 1, "raw": 0, "hidden": (64,), "patch": 13,
 }  # fmt: skip
 COLOUR: dict[str, Any] = {"patch": 9}
-DEEPER = ((5, 1, 128), (5, 2, 128)) * 2
-SIZES = {"S": SMALL, "M": SMALL | {"stages": SMALL["stages"] + DEEPER}}
 
 
 def held_out_figures(kind: str, size: int = 256) -> Callable[[nn.Module], dict[str, float]]:
@@ -60,20 +57,20 @@ def build(network: str, channels: int, start: str | os.PathLike[str] | None = No
     :raises ValueError: for another name, an L without a checkpoint, or as :func:`start_from`.
     """
     model: nn.Module
-    if network in SIZES:
-        model = SharedLoFi(channels, **SIZES[network] | (COLOUR if channels > 1 else {}))
+    if network == "S":
+        model = SharedLoFi(channels, **SMALL | (COLOUR if channels > 1 else {}))
     elif network == "L":
         if start is None:
-            raise ValueError("an L is a trained S or M and what is learned beside it: pass its checkpoint as start")
+            raise ValueError("an L is a trained S and what is learned beside it: pass its checkpoint as start")
         other, _ = load_checkpoint(start)
         if not isinstance(other, SharedLoFi):
-            raise ValueError(f"an L begins with a trained S or M, {start} is a {type(other).__name__}")
+            raise ValueError(f"an L begins with a trained S, {start} is a {type(other).__name__}")
         model = NonLocalLoFi(**other.config | {"in_channels": channels})
         model.learn_beside()
     elif network == "DRU-Net":
         model = Baseline("DRU-Net", channels, channels)
     else:
-        raise ValueError(f"networks are {', '.join(SIZES)}, L and, to compare with, DRU-Net; got {network!r}")
+        raise ValueError(f"networks are S, L and, to compare with, DRU-Net; got {network!r}")
     if start is not None:
         start_from(model, start)
     return model
@@ -121,9 +118,9 @@ def train_prior(
 
     :param str images: "natural", "natural-rgb", "radio", "ct", "kappa", or a folder of images, which are made grey.
     :param out: checkpoint to write; the state of a broken-off run is OUT.state.
-    :param str network: "S", "M" or "L"; "DRU-Net" is there to compare with and no prior.
-    :param start: checkpoint whose weights to begin with: of the same network, of S for M, of S or M for L, which needs
-        one; or of a network with smaller patches.
+    :param str network: "S" or "L"; "DRU-Net" is there to compare with and no prior.
+    :param start: checkpoint whose weights to begin with: of the same network, of one with fewer stages or smaller
+        patches, or, for an L, which needs one, of an S.
     :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side, or less for a
         folder with smaller images.
     :param str device: see :func:`~pnp_lofi.launch.working_device`.

@@ -320,7 +320,7 @@ def test_train_on_a_folder_and_resume(run, files, monkeypatch):
     import pnp_lofi.prior_training as training
 
     small = {"window": 3, "filters": 4, "features": 2, "points": 3, "spacing": 1, "raw": 3, "hidden": (4,)}
-    monkeypatch.setitem(training.SIZES, "S", small)
+    monkeypatch.setattr(training, "SMALL", small)
     (files / "photos").mkdir()
     for k in range(2):
         pixels = np.random.default_rng(k).integers(0, 255, (40, 40)).astype(np.uint8)

@@ -253,9 +253,9 @@ def test_bad_input(call, message):
 
 
 def test_size_s_keeps_its_budget():
-    from pnp_lofi.prior_training import SIZES
+    from pnp_lofi.prior_training import SMALL
 
-    m = SharedLoFi(**SIZES["S"])
+    m = SharedLoFi(**SMALL)
     assert sum(p.numel() for p in m.parameters() if p.ndim > 1) <= 250_000
 
 
