@@ -19,7 +19,7 @@ from pnp_lofi.files import write_json
 from pnp_lofi.priors import LoFiPrior
 from pnp_lofi.sources import KINDS
 
-PRIORS = ["ct", "kappa", "natural", "natural-l", "natural-rgb", "radio"]
+PRIORS = [f"{kind}{size}" for kind in KINDS for size in ("", "-l")]
 
 
 def test_round_trip(tiny, tmp_path):
@@ -72,7 +72,7 @@ def test_weights_that_half_precision_cannot_hold(tiny, tmp_path):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(FileNotFoundError, match="natural, natural-l, natural-rgb, radio"):
+    with pytest.raises(FileNotFoundError, match="natural, natural-l, natural-rgb, natural-rgb-l, radio"):
         load_checkpoint("nature")
 
 

@@ -191,11 +191,12 @@ def test_a_prior_is_worth_more_than_natural_on_images_of_its_kind(name, sigma):
         assert psnr(LoFiPrior(name)(y, sigma), x, 1.0) > psnr(LoFiPrior("natural")(y, sigma), x, 1.0) + 0.05
 
 
-def test_the_large_size_is_worth_more_than_the_small_one():
-    x = dead_leaves(2, 128, seed=20_005)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_large_size_is_worth_more_than_the_small_one(kind):
+    x = KINDS[kind].images(2, 128, 20_005)
     y = noisy(x, 0.1)
     with torch.no_grad():
-        assert psnr(LoFiPrior("natural-l")(y, 0.1), x, 1.0) > psnr(LoFiPrior("natural")(y, 0.1), x, 1.0)
+        assert psnr(LoFiPrior(f"{kind}-l")(y, 0.1), x, 1.0) > psnr(LoFiPrior(kind)(y, 0.1), x, 1.0)
 
 
 def test_auto_precision_costs_less_than_a_hundredth_of_a_decibel():
