@@ -1,7 +1,7 @@
 """How the priors are trained, and what else might make them better: one change at a time, from the same seed.
 
-Size S of "natural" as it was before is trained for few steps with one thing changed: network, crops, loss, noise
-levels, images, precision. What was taken over since is larger patches and crops, squares and fabrics.
+Size S of "natural" as it was before is trained for few steps with one thing changed: network, loss, noise levels,
+images, precision. What was taken over since is larger patches and crops, squares and fabrics.
 Then what can be done with a finished prior: the mean of its answers to 8 turned images; and a non-local part learned
 beside it, which looks for matches near or far: a radius of one pixel is the control. More shapes are compared by
 benchmarks.sharing. Runs from other seeds differ by up to 0.1 dB. --only measures some rows anew.
@@ -31,14 +31,12 @@ from pnp_lofi.sources import MIX, natural_batches
 from pnp_lofi.train import TrainSettings, train
 
 TILE, OBJECTS = 32, 8  # side of what is learned from a crop [pixel], crops a step
-LARGE = {"tile": 56, "objects": 4}
 FORMER: dict[str, Any] = prior_training.SMALL | {"patch": 9}
 PRIOR = "natural"  # whose answers are turned, and beside which matching is learned
-# what is changed: of the settings, of noise and crops, the parts that are leaves, photographs and fabrics
+# what is changed: of the settings, of the noise, the parts that are leaves, photographs and fabrics
 HALVES = (0.5, 0.5, 0.0)
 CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any], Sequence[float]]] = {
     "none": ("as it was trained", {}, {}, HALVES),
-    "crops": ("4 crops of 56 x 56 learned pixels, not 8 of 32 x 32", {}, LARGE, HALVES),
     "fabrics": ("a fifth of the images fabrics", {}, {}, MIX),
     "l2": ("squares instead of magnitudes", {"loss": "l2", "weight": 1.4}, {}, HALVES),
     "weight-0": ("loss not divided by sigma^0.7", {"weight": 0.0}, {}, HALVES),
@@ -60,7 +58,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "one-stage": ("with one stage of three", FORMER | {"stages": FORMER["stages"][:1]}),
     "larger": ("with patches of 13 x 13", prior_training.SMALL),
 }
-RADII = (1, 5, 10)
+RADII = (1, 10)
 AFTER = {"turns": "mean over 8 turns"} | {f"radius-{n}": f"with matches up to {n} pixels away" for n in RADII}
 Denoiser = Callable[[Tensor, float], Tensor]
 
@@ -77,8 +75,7 @@ def changed(name: str, steps: int) -> nn.Module:
     _, settings, noise, parts = CHANGES.get(name, CHANGES["none"])
     torch.manual_seed(SEED)
     model = SharedLoFi(**(SHAPES[name][1] if name in SHAPES else FORMER))
-    crop = noise.get("tile", TILE) + 2 * model.reach
-    batches = natural_batches(crop, noise.get("objects", OBJECTS), SEED, parts=parts)
+    batches = natural_batches(TILE + 2 * model.reach, OBJECTS, SEED, parts=parts)
     low, high = noise.get("levels", RANGE)
     return trained(model, Noisy(batches, low, high, knee=noise.get("knee", KNEE), below=BELOW), steps, **settings)
 
