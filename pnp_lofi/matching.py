@@ -177,12 +177,10 @@ class NonLocalLoFi(SharedLoFi):
         return self._answer(seen, first, change, level, most)[0]
 
     def _answer(self, q: Tensor, pilot: Tensor, change: Tensor, level: Tensor, most: float | None) -> Tensor:
-        q, pilot = (cropped(x, self.matching.margin) for x in (q, pilot))
-        return (
-            pilot + change
-            if most is None
-            else q + bounded(pilot - q + change, level_inside(level, self.matching.margin), most)
-        )
+        margin = self.matching.margin
+        q = cropped(q, margin)
+        whole = cropped(pilot, margin) - q + change
+        return q + (whole if most is None else bounded(whole, level_inside(level, margin), most))
 
     def interior(
         self, q: Tensor, sigma: Tensor, *, compute_dtype: torch.dtype | None = None, most: float | None = None
