@@ -83,7 +83,7 @@ CASES = [
     *rows("models.test_anscombe_transform", *product(sigma=(0.0, 0.05), gain=(0.05, 0.5))),
     *rows("models.test_diffuser_wrapper", *product(clip_output=(False,), batch_size=(1, 2))),
     *rows("optim.test_pnp_algo", *product(pnp_algo=("ADMM", "DRS", "PDCP"))),
-    *rows("optim.test_pnp_algo", *product(pnp_algo=("PGD", "HQS")), slow=True),
+    *rows("optim.test_pnp_algo", *product(pnp_algo=("PGD", "HQS", "FISTA")), slow=True),
     *rows("optim.test_red_algo", *product(red_algo=("PGD", "FISTA", "GD"))),
     *rows("optim.test_dpir"),
     *rows("sampling.test_algo", *product(name_algo=("DiffPIR", "DPS"))),
@@ -139,13 +139,6 @@ CASES = [
         *product(mode=("synthetic", "image"), channels=(1, 3), sigma=(0.01, 0.1, 0.5)),
     ),
     # what cannot be
-    *rows(
-        "optim.test_pnp_algo",
-        {"pnp_algo": "FISTA"},
-        error=AssertionError,
-        slow=True,
-        why="its momentum magnifies what natural does not contract: it swings by 0.3 % of the image; the others settle",
-    ),
     *rows(
         "models.test_denoiser_perf",
         error=AssertionError,
