@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pnp_lofi.mlp import MLP
 from pnp_lofi.sampling import padded_tile, positions, sample
 from pnp_lofi.shared import SharedLoFi, bounded, cropped, level_inside
-from pnp_lofi.tiles import Tile, join, tiles
+from pnp_lofi.tiles import Tile, over_tiles
 from pnp_lofi.units import divisor, noise_unit, pixels_at_once
 
 WIDTH, WIDTHS = 0.32, 4  # of a match: mean squared difference in units of the noise's; and halves, quarters, eighths
@@ -143,20 +143,23 @@ class NonLocalLoFi(SharedLoFi):
         pilot = super().forward(q, sigma, shape=shape, most=most, **budget)
         if pilot.shape[-2:] != q.shape[-2:]:
             return pilot
-        noise, margin = noise_unit(sigma, q), self.matching.margin
-        each = q.element_size() * PLANES * (q.shape[1] + 1)
+        return self._second(q, pilot, sigma, chunk, max_memory, most)
+
+    def _second(
+        self,
+        q: Tensor,
+        pilot: Tensor,
+        sigma: float | Tensor,
+        chunk: int | None,
+        max_memory: float | None,
+        most: float | None,
+    ) -> Tensor:
+        """The whole answer, from that of the local part."""
+        noise, each = noise_unit(sigma, q), q.element_size() * PLANES * (q.shape[1] + 1)
         chunk = pixels_at_once(q.device, chunk, max_memory, each, default=CHUNK)
         if max_memory is not None:  # the margin of a square tile is worked on too
-            chunk = round(max(1.0, chunk**0.5 - 2 * margin) ** 2)
-        batch, _, height, width = q.shape
-        cut = list(tiles(batch, height, width, chunk, square=True))
-        if torch.is_grad_enabled() and cut:
-            parts = [self._matched(q, pilot, noise, tile, most).permute(1, 2, 0).flatten(0, 1) for tile in cut]
-            return join(parts, batch, height, width, chunk, square=True).permute(0, 3, 1, 2)
-        out = torch.empty_like(q)
-        for b, rows, columns in cut:
-            out[b, :, rows, columns] = self._matched(q, pilot, noise, (b, rows, columns), most)
-        return out
+            chunk = round(max(1.0, chunk**0.5 - 2 * self.matching.margin) ** 2)
+        return over_tiles(q, chunk, lambda tile: self._matched(q, pilot, noise, tile, most))
 
     def _matched(self, q: Tensor, pilot: Tensor, noise: Tensor, tile: Tile, most: float | None) -> Tensor:
         """(C, h, w): a tile of the grid."""
@@ -207,7 +210,8 @@ class NonLocalLoFi(SharedLoFi):
         local = super().at(q, coords, sigma, most=most, **budget)
         if not local.numel():
             return local
-        change = self.forward(q, sigma, most=most, **budget) - super().forward(q, sigma, most=most, **budget)
+        pilot = super().forward(q, sigma, most=most, **budget)
+        change = self._second(q, pilot, sigma, chunk, max_memory, most) - pilot
         points = positions(coords.to(torch.promote_types(coords.dtype, q.dtype)), (q.shape[-2], q.shape[-1]))
         return local + sample(change, points.expand(len(q), -1, 2))
 

@@ -12,7 +12,7 @@ from pnp_lofi.kernels import gather
 from pnp_lofi.mlp import MLP
 from pnp_lofi.sampling import coordinates, grid_coords, padded_tile, positions, sample, sample_level, windows
 from pnp_lofi.shrinkage import Shrinkage
-from pnp_lofi.tiles import Tile, join, tiles
+from pnp_lofi.tiles import Tile, over_tiles
 from pnp_lofi.units import (
     GATHERED,
     TAP_BYTES,
@@ -152,16 +152,9 @@ class SharedLoFi(nn.Module):
         chunk = pixels_at_once(q.device, chunk, max_memory, self.bytes_per_pixel(dtype), default=CHUNK)
         if max_memory is not None:  # the margin of a square tile is worked on too
             chunk = round(max(1.0, chunk**0.5 - 2 * self.around) ** 2)
-        batch, _, height, width = q.shape
-        cut = list(tiles(batch, height, width, chunk, square=True))
-        if torch.is_grad_enabled() and cut:
-            parts = [self._tile(q, noise, tile, dtype, most).permute(1, 2, 0).flatten(0, 1) for tile in cut]
-            return join(parts, batch, height, width, chunk, square=True).permute(0, 3, 1, 2)
-        out = torch.empty_like(q)
-        run = self._on_cpu(dtype, most) if q.device.type == "cpu" and finite(q) else None
-        for b, rows, columns in cut:
-            out[b, :, rows, columns] = self._tile(q, noise, (b, rows, columns), dtype, most, run)
-        return out
+        fast = q.device.type == "cpu" and not torch.is_grad_enabled() and finite(q)
+        run = self._on_cpu(dtype, most) if fast else None
+        return over_tiles(q, chunk, lambda tile: self._tile(q, noise, tile, dtype, most, run))
 
     def interior(
         self, q: Tensor, sigma: Tensor, *, compute_dtype: torch.dtype | None = None, most: float | None = None
@@ -183,10 +176,8 @@ class SharedLoFi(nn.Module):
         unit = unit.to(dtype).contiguous(memory_format=torch.channels_last)
         seen = self.windows.shape[-1] // 2
         h = conv2d(cropped(unit, self.inner - seen - self.around), _zero_mean(self.windows).to(dtype))
-        h = (
-            h / divisor(level_inside(sigma, self.inner - self.around)).to(dtype)
-            + self.windows_bias.to(dtype)[:, None, None]
-        )
+        wide = divisor(level_inside(sigma, self.inner - self.around)).to(dtype)
+        h = h / wide + self.windows_bias.to(dtype)[:, None, None]
         h = linear(self._compressed(h).permute(0, 2, 3, 1), self.summary.to(dtype), self.summary_bias.to(dtype))
         features = self._features_of(h.permute(0, 3, 1, 2))
         near = cropped(features, self.seen - self.lattice)

@@ -1,7 +1,7 @@
 """How a grid of pixels is cut into tiles of bounded size, and put together again."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -37,3 +37,17 @@ def join(parts: Sequence[Tensor], batch: int, height: int, width: int, chunk: in
             rows.append(torch.cat(line, 1))
             line = []
     return torch.cat(rows).reshape(batch, height, width, -1)
+
+
+def over_tiles(like: Tensor, chunk: int, each: Callable[[Tile], Tensor]) -> Tensor:
+    """An image of the shape of ``like``, (B, C, H, W), from what ``each`` answers, (C, h, w), for near square tiles."""
+    batch, _, height, width = like.shape
+    cut = list(tiles(batch, height, width, chunk, square=True))
+    if torch.is_grad_enabled() and cut:
+        parts = [each(tile).permute(1, 2, 0).flatten(0, 1) for tile in cut]
+        return join(parts, batch, height, width, chunk, square=True).permute(0, 3, 1, 2)
+    out = torch.empty_like(like)
+    for tile in cut:
+        b, rows, columns = tile
+        out[b, :, rows, columns] = each(tile)
+    return out

@@ -35,7 +35,7 @@ def by_loops(m, q, pilot, sigma, inside):
         return np.mean(each)
 
     def found(i, j):
-        """Units (WIDTHS + 1, C) and logarithms of sums of weights at a pixel."""
+        """Units (WIDTHS + 1, C), sums of weights, and what the pilot varies by at a pixel."""
         total, weights = np.repeat(pilot[None, :, i, j], WIDTHS, 0), np.ones(WIDTHS)
         for k in range(i - radius, i + radius + 1):
             for l in range(j - radius, j + radius + 1):
