@@ -3,8 +3,8 @@
 Size S of "natural" as it was before is trained for few steps with one thing changed: network, loss, noise levels,
 images, precision. What was taken over since is larger patches and crops, squares and fabrics.
 Then what can be done with a finished prior: the mean of its answers to 8 turned images; and a non-local part learned
-beside it, which looks for matches near or far: a radius of one pixel is the control. More shapes are compared by
-benchmarks.sharing. Runs from other seeds differ by up to 0.1 dB. --only measures some rows anew.
+beside it, which looks for matches near or far, of one size of patch or two: a radius of one pixel is the control. More
+shapes are compared by benchmarks.sharing. Runs from other seeds differ by up to 0.1 dB. --only measures some rows anew.
 """
 
 import json
@@ -23,6 +23,7 @@ from pnp_lofi import prior_training
 from pnp_lofi.checkpoint import load_checkpoint
 from pnp_lofi.examples import Noisy
 from pnp_lofi.matching import NonLocalLoFi
+from pnp_lofi.matching_training import Evidence, Mixing
 from pnp_lofi.prior_training import BELOW, KNEE
 from pnp_lofi.priors import LoFiPrior
 from pnp_lofi.shared import SharedLoFi
@@ -58,15 +59,20 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "one-stage": ("with one stage of three", FORMER | {"stages": FORMER["stages"][:1]}),
     "larger": ("with patches of 13 x 13", prior_training.SMALL),
 }
-RADII = (1, 10)
-AFTER = {"turns": "mean over 8 turns"} | {f"radius-{n}": f"with matches up to {n} pixels away" for n in RADII}
+MIXING = 12_000  # steps of a non-local part
+BESIDE: dict[str, tuple[str, dict[str, Any]]] = {
+    "radius-1": ("with matching, up to 1 pixel away", {"radius": 1}),
+    "one-size": ("with matching of patches of 7 x 7 alone", {"alike": (3,)}),
+    "matching": ("with matching, as size L", {}),
+}
+AFTER = {"turns": "mean over 8 turns"} | {name: title for name, (title, _) in BESIDE.items()}
 Denoiser = Callable[[Tensor, float], Tensor]
 
 
-def trained(model: nn.Module, source: Any, steps: int, **settings: Any) -> nn.Module:
+def trained(model: nn.Module, source: Any, steps: int, whole: nn.Module | None = None, **settings: Any) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         chosen = TrainSettings(steps=steps, seed=SEED, **({"low_precision": 0.95} | settings))
-        train(model, source, chosen, Path(folder) / "a.safetensors", progress=False)
+        train(model, source, chosen, Path(folder) / "a.safetensors", progress=False, whole=whole)
     return model.eval()
 
 
@@ -90,15 +96,16 @@ def turned(prior: Denoiser, x: Tensor, sigma: float) -> Tensor:
     return total
 
 
-def matched(radius: int, steps: int) -> nn.Module:
-    """The prior, and a non-local part learned beside it."""
+def matched(shape: dict[str, Any]) -> nn.Module:
+    """The prior, and a non-local part learned beside it as that of a size L."""
     torch.manual_seed(SEED)
-    model = NonLocalLoFi(**load_checkpoint(PRIOR)[0].config, radius=radius)
+    model = NonLocalLoFi(**load_checkpoint(PRIOR)[0].config | shape)
     prior_training.start_from(model, PRIOR)
-    model.learn_beside()
-    batches = natural_batches(prior_training.TILE + 2 * model.reach, prior_training.OBJECTS, SEED)
-    source = Noisy(batches, *RANGE, knee=KNEE, below=BELOW)
-    return trained(model, source, steps, loss=prior_training.LOSS, weight=prior_training.WEIGHT)
+    batches = natural_batches(prior_training.SEEN, prior_training.OBJECTS, SEED)
+    noisy = Noisy(batches, *RANGE, knee=KNEE, below=BELOW)
+    source = Evidence(model, noisy, prior_training.GATHERED, prior_training.MIXED, seed=SEED, progress=False)
+    trained(Mixing(model.matching, 1), source, MIXING, loss="l2", weight=0.0, lr=5e-3, low_precision=0.0, whole=model)
+    return model
 
 
 def main() -> None:
@@ -119,8 +126,8 @@ def main() -> None:
         model: Any
         if name == "turns":
             model = partial(turned, LoFiPrior(PRIOR, precision="auto"))
-        elif name in AFTER:
-            model = LoFiPrior(matched(int(name.removeprefix("radius-")), args.steps), precision="auto")
+        elif name in BESIDE:
+            model = LoFiPrior(matched(BESIDE[name][1]), precision="auto")
         else:
             model = LoFiPrior(PRIOR if name == "prior" else changed(name, args.steps), precision="auto")
         part = "training" if name in CHANGES else "network" if name in SHAPES else "afterwards"

@@ -26,7 +26,7 @@ def study(found: dict[str, Any]) -> list[Sheet]:
     titles = {
         "training": f"PSNR [dB] of the former size S after {found['steps']} steps, one thing changed",
         "network": f"PSNR [dB] of other networks after {found['steps']} steps, trained as the first above",
-        "afterwards": f"PSNR [dB] with a finished prior; matching learned in {found['steps']} steps",
+        "afterwards": "PSNR [dB] with a finished prior",
     }
     return [
         Sheet(title, columns, [(_title(row), *(number(x, 2) for x in (*row["held_out"], *row["set12"])))

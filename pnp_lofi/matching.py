@@ -13,7 +13,7 @@ from pnp_lofi.tiles import Tile, over_tiles
 from pnp_lofi.units import divisor, noise_unit, pixels_at_once
 
 WIDTH, WIDTHS = 0.32, 4  # of a match: mean squared difference in units of the noise's; and halves, quarters, eighths
-LEAST = -80.0  # logarithm of a weight: still a normal float32, others are slow
+LEAST = -10.0  # logarithm of a weight of the first width; of the last it is still a normal float32: others are slow
 FAINT = 1e-3  # keeps logarithms finite
 LOGARITHM = 0.3  # brings them to the size of one
 CHUNK = 256**2  # pixels worked on at once
@@ -23,24 +23,25 @@ PLANES = 52  # numbers that a pixel needs at once for each channel and one more,
 class Matching(nn.Module):
     """c(x) = sigma sum_k M_k(e(x)) d_k(x): what pixels of the noisy image q that are seen amid the same say beside p.
 
-    d_0 = (q - p) / sigma; d_k = (t_k - p) / sigma with t_k(x) the mean over x' around x of q(x') with the weight
-    exp(-|P(x) - P(x')|^2 / (n sigma^2 width_k)), P being the patch of p around a pixel, n its values; p(x) itself
-    counts as one. M is an MLP of a pixel that sees logarithms of mean squares around it: of d, of what p varies by, of
-    the sums of weights. So c is in units of sigma and blind to a constant. M is zero at first.
+    d_0 = (q - p) / sigma; the others are (t - p) / sigma with t(x) the mean over x' around x of q(x') with the weight
+    exp(-|P(x) - P(x')|^2 / (n sigma^2 width)), P being the patch of p around a pixel, n its values; p(x) itself counts
+    as one: a t for each size of patch and each width. M is an MLP of a pixel that sees logarithms of means over each
+    size of patch around it: squares of d and of what p varies by; and of the sums of weights. So c is in units of sigma
+    and blind to a constant. M is zero at first.
 
-    :param int radius: how far x' is looked for, in rows and columns; int alike: of a patch and of means, alike its side
-        less a alike [pixel].
+    :param int radius: how far x' is looked for, in rows and columns; Sequence[int] alike: how far patches, and what
+        means are over, reach from their middle [pixel].
     :param Sequence[int] hidden: layers of M.
     Source: non-local means, Buades, Coll, Morel 2005 (CVPR), here guided by a first answer and mixed by what is seen.
     """
 
-    def __init__(self, radius: int, alike: int, hidden: Sequence[int]) -> None:
+    def __init__(self, radius: int, alike: Sequence[int], hidden: Sequence[int]) -> None:
         super().__init__()
-        if min(radius, alike) < 1:
-            raise ValueError(f"radius and alike must be positive, got {radius} and {alike}")
-        self.radius, self.alike = radius, alike
-        self.margin = radius + 2 * alike
-        self.mixer = MLP([2 * WIDTHS + 2, *hidden, WIDTHS + 1])
+        if min(radius, *alike) < 1:
+            raise ValueError(f"radius and alike must be positive, got {radius} and {list(alike)}")
+        self.radius, self.alike = radius, list(alike)
+        self.margin = radius + 2 * max(alike)
+        self.mixer = MLP([len(alike) * (2 * WIDTHS + 2), *hidden, len(alike) * WIDTHS + 1])
         for last in (self.mixer.weights[-1], self.mixer.biases[-1]):
             nn.init.zeros_(last)
 
@@ -50,51 +51,66 @@ class Matching(nn.Module):
         :param torch.Tensor sigma: (), (B, 1, 1, 1) or (B, 1, H, W).
         :param torch.Tensor inside: (H, W), False where there is no image and pixels are those of a mirror.
         """
-        alike, radius, wide = self.alike, self.radius, divisor(sigma)
-        sums = cropped(self._sums(q, pilot, wide, inside), radius)
+        units, seen = self.evidence(q, pilot, sigma, inside)
+        mixed = self.mixer(seen.movedim(0, -1).flatten(0, 2)).reshape(*seen.shape[1:], -1).movedim(-1, 0)
+        return level_inside(sigma, self.margin) * (mixed[:, :, None] * units).sum(0)
+
+    def evidence(self, q: Tensor, pilot: Tensor, sigma: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """d and e of :meth:`forward`: (M, B, C, H - 2 margin, W - 2 margin) and (E, B, H - 2 margin, W - 2 margin)."""
+        wide = divisor(sigma)
+        each = [self._amid(q, pilot, wide, inside, alike) for alike in self.alike]
+        own = each[0][0][:1]  # d_0 is the same for all
+        return torch.cat([own, *(units[1:] for units, _ in each)]), torch.cat([seen for _, seen in each])
+
+    def _amid(self, q: Tensor, pilot: Tensor, wide: Tensor, inside: Tensor | None, alike: int) -> tuple[Tensor, Tensor]:
+        """The same for one size of patch."""
+        radius, left = self.radius, self.margin - self.radius - 2 * alike
+        sums = cropped(_sums(q, pilot, wide, inside, radius, alike), radius)
         here, own = cropped(pilot, alike + radius), level_inside(wide, alike + radius)
-        left = (cropped(q, alike + radius) - here) / own
-        units = torch.cat([left[None], (sums[:, :, :-1] / sums[:, :, -1:] - here) / own])
-        varies = (cropped(pilot, alike) - self._mean(pilot)) / level_inside(wide, alike)
-        squares = self._mean(units.square().mean(2))
-        varies = cropped(self._mean(varies.square().mean(1)), radius)
+        kept = (cropped(q, alike + radius) - here) / own
+        units = torch.cat([kept[None], (sums[:, :, :-1] / sums[:, :, -1:] - here) / own])
+        varies = (cropped(pilot, alike) - _mean(pilot, alike)) / level_inside(wide, alike)
+        squares = _mean(units.square().mean(2), alike)
+        varies = cropped(_mean(varies.square().mean(1), alike), radius)
         seen = torch.cat([cropped(sums[:, :, -1], alike), squares + FAINT, varies[None] + FAINT])
-        mixed = self.mixer((LOGARITHM * seen.log()).movedim(0, -1).flatten(0, 2))
-        mixed = mixed.reshape(*seen.shape[1:], -1).movedim(-1, 0)
-        return level_inside(sigma, self.margin) * (mixed[:, :, None] * cropped(units, alike)).sum(0)
+        return cropped(units, alike + left), LOGARITHM * cropped(seen, left).log()
 
-    def _sums(self, q: Tensor, pilot: Tensor, wide: Tensor, inside: Tensor | None) -> Tensor:
-        """For each width, sums of weighted pixels and of weights, (WIDTHS, B, C + 1, H - 2 alike, W - 2 alike); those
-        less than radius from the border are not complete."""
-        ones = torch.ones_like(q[:, :1])
-        read = torch.cat([q, ones], 1)
-        read = cropped(read if inside is None else read * inside, self.alike)
-        sums = cropped(torch.cat([pilot, ones], 1), self.alike).repeat(WIDTHS, 1, 1, 1, 1)
-        rates = -(2.0 ** torch.arange(WIDTHS, dtype=q.dtype, device=q.device)).reshape(-1, 1, 1, 1, 1) / WIDTH
-        varies = wide.ndim > 2 and wide.shape[-1] > 1
-        unit = pilot if varies else pilot / wide
-        for down, right in self._shifts():
-            first, second = _pair(down, right)
-            unlike = (unit[first] - unit[second]).square()
-            unlike = unlike if q.shape[1] == 1 else unlike.mean(1, keepdim=True)
-            if varies:
-                unlike = unlike / (wide[first] * wide[second])
-            weight = (rates * self._mean(unlike)).clamp_min(LEAST).exp()
-            sums[first].addcmul_(weight, read[second])
-            sums[second].addcmul_(weight, read[first])
-        return sums
 
-    def _shifts(self) -> Iterator[tuple[int, int]]:
-        """Half of all shifts: the others are their negatives."""
-        for down in range(self.radius + 1):
-            for right in range(-self.radius, self.radius + 1):
-                if down > 0 or right > 0:
-                    yield down, right
+def _sums(q: Tensor, pilot: Tensor, wide: Tensor, inside: Tensor | None, radius: int, alike: int) -> Tensor:
+    """For each width, sums of weighted pixels and of weights, (WIDTHS, B, C + 1, H - 2 alike, W - 2 alike); those
+    less than radius from the border are not complete."""
+    ones = torch.ones_like(q[:, :1])
+    read = torch.cat([q, ones], 1)
+    read = cropped(read if inside is None else read * inside, alike)
+    sums = cropped(torch.cat([pilot, ones], 1), alike).repeat(WIDTHS, 1, 1, 1, 1)
+    varies = wide.ndim > 2 and wide.shape[-1] > 1
+    unit = pilot if varies else pilot / wide
+    for down, right in _shifts(radius):
+        first, second = _pair(down, right)
+        unlike = (unit[first] - unit[second]).square()
+        unlike = unlike if q.shape[1] == 1 else unlike.mean(1, keepdim=True)
+        if varies:
+            unlike = unlike / (wide[first] * wide[second])
+        weight = (_mean(unlike, alike) / -WIDTH).clamp_min(LEAST).exp()
+        for k in range(WIDTHS):
+            weight = weight.square() if k else weight  # half the width
+            sums[k][first].addcmul_(weight, read[second])
+            sums[k][second].addcmul_(weight, read[first])
+    return sums
 
-    def _mean(self, x: Tensor) -> Tensor:
-        """Over patches, valid."""
-        side = 2 * self.alike + 1
-        return _sums_of(_sums_of(x, side, -2), side, -1) / side**2
+
+def _shifts(radius: int) -> Iterator[tuple[int, int]]:
+    """Half of all shifts: the others are their negatives."""
+    for down in range(radius + 1):
+        for right in range(-radius, radius + 1):
+            if down > 0 or right > 0:
+                yield down, right
+
+
+def _mean(x: Tensor, alike: int) -> Tensor:
+    """Over patches, valid."""
+    side = 2 * alike + 1
+    return _sums_of(_sums_of(x, side, -2), side, -1) / side**2
 
 
 class NonLocalLoFi(SharedLoFi):
@@ -104,7 +120,7 @@ class NonLocalLoFi(SharedLoFi):
     image. Equivariance, tiles and ways in are those of a SharedLoFi; ``at`` answers on the grid first, as a whole.
 
     :param int in_channels: channels of q and of the answer.
-    :param int radius: see :class:`Matching`; int alike; Sequence mixing: its hidden layers.
+    :param int radius: see :class:`Matching`; Sequence alike; Sequence mixing: its hidden layers.
     :param local: of :class:`~pnp_lofi.shared.SharedLoFi`.
     """
 
@@ -113,19 +129,14 @@ class NonLocalLoFi(SharedLoFi):
         in_channels: int = 1,
         *,
         radius: int = 10,
-        alike: int = 3,
+        alike: Sequence[int] = (1, 7),
         mixing: Sequence[int] = (32, 32),
         **local: Any,
     ) -> None:
         super().__init__(in_channels, **local)
-        self.config |= {"radius": radius, "alike": alike, "mixing": list(mixing)}
+        self.config |= {"radius": radius, "alike": list(alike), "mixing": list(mixing)}
         self.matching = Matching(radius, alike, mixing)
         self.reach = self.inner + self.matching.margin
-
-    def learn_beside(self) -> None:
-        """Let matching alone be trained; the local part stays as it is."""
-        for name, weight in self.named_parameters():
-            weight.requires_grad_(name.startswith("matching."))
 
     def forward(
         self,
@@ -161,8 +172,26 @@ class NonLocalLoFi(SharedLoFi):
             chunk = round(max(1.0, chunk**0.5 - 2 * self.matching.margin) ** 2)
         return over_tiles(q, chunk, lambda tile: self._matched(q, pilot, noise, tile, most))
 
+    def evidence(self, q: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
+        """What there is to learn from at every pixel of one image, (1, C, H, W), without gradients.
+
+        :returns: d, e of :class:`Matching`, (M, 1, C, H, W) and (E, 1, H, W), and the local answer, (1, C, H, W).
+        """
+        with torch.no_grad():
+            pilot, whole = super().forward(q, sigma), (0, slice(0, q.shape[-2]), slice(0, q.shape[-1]))
+            around = self._around(q, pilot, noise_unit(sigma, q), whole)
+            return *self.matching.evidence(*around), pilot
+
     def _matched(self, q: Tensor, pilot: Tensor, noise: Tensor, tile: Tile, most: float | None) -> Tensor:
         """(C, h, w): a tile of the grid."""
+        seen, first, level, inside = self._around(q, pilot, noise, tile)
+        change = self.matching(seen, first, level, inside)
+        return self._answer(seen, first, change, level, most)[0]
+
+    def _around(
+        self, q: Tensor, pilot: Tensor, noise: Tensor, tile: Tile
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What :class:`Matching` is given for a tile of the grid."""
         margin, (_, rows, columns) = self.matching.margin, tile
         level = noise if noise.ndim == 0 else padded_tile(noise, tile, margin)[None]
         inside = None
@@ -175,9 +204,7 @@ class NonLocalLoFi(SharedLoFi):
                 torch.arange(part.start - margin, part.stop + margin, device=q.device) for part in (rows, columns)
             )
             inside = ((row >= 0) & (row < q.shape[-2]))[:, None] & (column >= 0) & (column < q.shape[-1])
-        seen, first = padded_tile(q, tile, margin)[None], padded_tile(pilot, tile, margin)[None]
-        change = self.matching(seen, first, level, inside)
-        return self._answer(seen, first, change, level, most)[0]
+        return padded_tile(q, tile, margin)[None], padded_tile(pilot, tile, margin)[None], level, inside
 
     def _answer(self, q: Tensor, pilot: Tensor, change: Tensor, level: Tensor, most: float | None) -> Tensor:
         margin = self.matching.margin

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from pnp_lofi.baselines import Baseline
 from pnp_lofi.checkpoint import load_checkpoint
-from pnp_lofi.examples import Crops, Noisy
+from pnp_lofi.examples import Crops, Noisy, Source
 from pnp_lofi.images import image_folder
 from pnp_lofi.launch import working_device
 from pnp_lofi.matching import NonLocalLoFi
+from pnp_lofi.matching_training import Evidence, Mixing
 from pnp_lofi.metrics import psnr
 from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.sources import FOLDER_LEVELS, KINDS, LEVELS, SIDE
@@ -22,8 +23,9 @@ from pnp_lofi.train import TrainSettings, check_run, train
 
 OBJECTS = 4  # crops of a step
 TILE = 56  # side of what is learned from a crop [pixel]
-LOSS, WEIGHT = "l2", 1.4  # see TrainSettings
+LOSS, WEIGHT = "l2", 1.4  # of a LoFi, see TrainSettings; squares over so many levels spoil what has no unit of noise
 CROP = 64  # of a network that is no local field [pixel]
+SEEN, GATHERED, MIXED = 128, 200, 8192  # of an L: side of a crop [pixel], batches of crops, pixels of a step
 KNEE, BELOW = 2e-3, 0.125  # noise level under which only this part of the crops is: there is little left to learn
 HELD_OUT = 10_000  # seed of the images that only measure
 # S is made for 2 cores: 0.25 million multiply-adds a pixel. In colour there are three times as many cosines of three
@@ -66,7 +68,6 @@ def build(network: str, channels: int, start: str | os.PathLike[str] | None = No
         if not isinstance(other, SharedLoFi):
             raise ValueError(f"an L begins with a trained S, {start} is a {type(other).__name__}")
         model = NonLocalLoFi(**other.config | {"in_channels": channels})
-        model.learn_beside()
     elif network == "DRU-Net":
         model = Baseline("DRU-Net", channels, channels)
     else:
@@ -121,12 +122,13 @@ def train_prior(
     :param str network: "S" or "L"; "DRU-Net" is there to compare with and no prior.
     :param start: checkpoint whose weights to begin with: of the same network, of one with fewer stages or smaller
         patches, or, for an L, which needs one, of an S.
-    :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side, or less for a
-        folder with smaller images.
+    :param int size: side of the crops [pixel]; default: ``TILE`` and the network's reach on each side, ``SEEN`` for an
+        L, or less for a folder with smaller images.
     :param str device: see :func:`~pnp_lofi.launch.working_device`.
     :param bool resume: go on from OUT.state.
-    :param settings: fields of :class:`TrainSettings`; objects, the crops of a step; sigma_min and sigma_max, which
-        default to those of the kind of images.
+    :param settings: fields of :class:`TrainSettings`; of an L steps are made on ``MIXED`` pixels of ``GATHERED``
+        batches, and the loss is of squares in units of the noise. Also objects, the crops of a batch; sigma_min and
+        sigma_max, which default to those of the kind of images.
     :raises FileExistsError: if OUT or OUT.state exists and neither resume nor overwrite is asked for.
     """
     check_run(out, resume=resume, overwrite=overwrite)
@@ -135,15 +137,17 @@ def train_prior(
     low, high = LEVELS if known else FOLDER_LEVELS
     low, high = settings.pop("sigma_min", low), settings.pop("sigma_max", high)
     objects = settings.pop("objects", OBJECTS)
-    asked: dict[str, Any] = {"loss": LOSS, "weight": WEIGHT}
+    asked: dict[str, Any] = {} if network == "DRU-Net" else {"loss": LOSS, "weight": WEIGHT}
     chosen = TrainSettings(**(asked | settings))
     torch.manual_seed(chosen.seed)
     model = build(network, kind.channels, start).to(working_device(device))
-    reach = model.reach if isinstance(model, SharedLoFi) else 0
+    beside = isinstance(model, NonLocalLoFi)
+    reach = model.reach if isinstance(model, SharedLoFi) and not beside else 0
     pictures = [] if known else image_folder(images)
     if size is None:
         smallest = min((min(x.shape[-2:]) for x in pictures), default=SIDE)
-        size = min(TILE + 2 * reach, max(smallest, 2 * reach + 1)) if reach else CROP
+        side = TILE + 2 * reach if reach else SEEN if beside else CROP
+        size = min(side, max(smallest, 2 * reach + 1))
     if size <= 2 * reach:
         raise ValueError(f"the network reaches {reach} pixels: crops need more than {2 * reach}, got {size}")
     batches = kind.batches(size, objects, chosen.seed) if known else Crops(pictures, size, objects)
@@ -152,6 +156,12 @@ def train_prior(
     if start is not None:
         about["start"] = str(start)
     about |= {"sigma_range": [low, high], "value_range": [0.0, 1.0], "recipe": "prior"}
-    source = Noisy(batches, low, high, knee=KNEE if low < KNEE < high else None, below=BELOW)
+    source: Source = Noisy(batches, low, high, knee=KNEE if low < KNEE < high else None, below=BELOW)
     validate = held_out_figures(images if known else "natural")
-    return train(model, source, chosen, out, about=about, validate=validate, resume=resume, dtype=torch.float16)
+    part = model
+    if isinstance(model, NonLocalLoFi):
+        part = Mixing(model.matching, kind.channels)
+        source = Evidence(model, source, GATHERED, MIXED, seed=chosen.seed)
+    return train(
+        part, source, chosen, out, about=about, validate=validate, resume=resume, dtype=torch.float16, whole=model
+    )

@@ -101,6 +101,7 @@ def train(
     keep_every: int = 500,
     progress: bool | None = None,
     dtype: torch.dtype | None = None,
+    whole: nn.Module | None = None,
 ) -> Figures:
     """Train a network and write its checkpoint.
 
@@ -118,12 +119,14 @@ def train(
     :param bool tensorboard: also write OUT.tb for TensorBoard.
     :param bool progress: a bar on stderr; default: where stderr is a terminal.
     :param torch.dtype dtype: checkpoints store the weights so, and validation measures what they store.
+    :param nn.Module whole: the network to keep and to validate, of which ``model`` is a part; default: ``model``.
     :returns: the figures of the last step and of ``validate``.
     :raises KeyboardInterrupt: after keeping the state.
     :raises FloatingPointError: if the loss is not finite.
     Source: arXiv 2411.04995, section VII (objects x pixels; there Adam 1e-4).
     """
     about, state = about or {}, Path(f"{out}.state")
+    whole = model if whole is None else whole
     identity = {key: about[key] for key in IDENTITY if key in about}
     run = Learner(model, source, settings, identity)
     if resume:
@@ -146,7 +149,7 @@ def train(
                 figures = {"loss": float(loss), "psnr": float(psnr)}
                 _report(bar, figures, run.pixels)
                 if validate is not None and checks:
-                    figures |= _validated(run, validate, picture, out, about, dtype)
+                    figures |= _validated(run, whole, validate, picture, out, about, dtype)
                 if log is not None:
                     log.write(run.step, figures | {"pixels_per_s": run.pixels * run.step / run.seconds}, run.seconds)
             stop = _anyone(interrupted(), run)
@@ -155,17 +158,19 @@ def train(
             if stop:
                 raise KeyboardInterrupt
     if not figures and validate is not None:  # nothing was left to do but this
-        figures = _validated(run, validate, picture, out, about, dtype)
-    model.load_state_dict(rounded(run.weights(), dtype))
-    model.eval()
+        figures = _validated(run, whole, validate, picture, out, about, dtype)
+    model.load_state_dict(run.weights())
+    whole.load_state_dict(rounded(whole.state_dict(), dtype))
+    whole.eval()
     if writes:
-        save_checkpoint(out, model, dtype=dtype, settings=asdict(settings), metrics=figures, **about)
+        save_checkpoint(out, whole, dtype=dtype, settings=asdict(settings), metrics=figures, **about)
         state.unlink(missing_ok=True)
     return figures
 
 
 def _validated(
     run: Learner,
+    whole: nn.Module,
     validate: Callable[[Any], Figures],
     picture: Callable[[Any, Path], None] | None,
     out: str | os.PathLike[str],
@@ -173,8 +178,9 @@ def _validated(
     dtype: torch.dtype | None,
 ) -> Figures:
     """Figures of the weights that would be kept; the best so far are written."""
-    kept = copy.deepcopy(run.model)
-    kept.load_state_dict(rounded(run.weights(), dtype))
+    part, kept = copy.deepcopy((run.model, whole))
+    part.load_state_dict(run.weights())
+    kept.load_state_dict(rounded(kept.state_dict(), dtype))
     kept.eval()
     figures = validate(kept)
     score = next(iter(figures.values()))

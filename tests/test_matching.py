@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from pnp_lofi.checkpoint import load_checkpoint
+from pnp_lofi.examples import Noisy
+from pnp_lofi.learner import seeded
 from pnp_lofi.matching import FAINT, LEAST, LOGARITHM, WIDTH, WIDTHS, Matching, NonLocalLoFi
+from pnp_lofi.matching_training import Evidence, Mixing
 from pnp_lofi.sampling import grid_coords
+from pnp_lofi.shared import SharedLoFi
+from pnp_lofi.train import TrainSettings, train
 
 LOCAL = {"window": 3, "filters": 4, "features": 2, "points": 3, "spacing": 1, "raw": 0, "hidden": (4,), "patch": 3}
 
@@ -16,7 +22,7 @@ def rand(*shape, seed=0):
 
 def network(channels=1, **more):
     torch.manual_seed(0)
-    made = NonLocalLoFi(channels, **({"radius": 3, "alike": 1, "mixing": (5,)} | LOCAL | more)).double().eval()
+    made = NonLocalLoFi(channels, **({"radius": 3, "alike": (1, 2), "mixing": (5,)} | LOCAL | more)).double().eval()
     for p in made.matching.parameters():
         torch.nn.init.normal_(p, 0, 0.3)
     return made
@@ -24,37 +30,38 @@ def network(channels=1, **more):
 
 def by_loops(m, q, pilot, sigma, inside):
     """Matching at the middle of (C, n, n) arrays, as its formulae say; n = 2 margin + 1, sigma an (n, n) array."""
-    n, radius, alike = q.shape[-1], m.radius, m.alike
-    box = range(-alike, alike + 1)
+    radius, middle = m.radius, q.shape[-1] // 2
 
-    def distance(i, j, k, l):
+    def distance(box, i, j, k, l):
         each = [
             (pilot[c, i + a, j + b] - pilot[c, k + a, l + b]) ** 2 / (sigma[i + a, j + b] * sigma[k + a, l + b])
             for c in range(len(q)) for a in box for b in box
         ]  # fmt: skip
         return np.mean(each)
 
-    def found(i, j):
+    def found(box, i, j):
         """Units (WIDTHS + 1, C), sums of weights, and what the pilot varies by at a pixel."""
         total, weights = np.repeat(pilot[None, :, i, j], WIDTHS, 0), np.ones(WIDTHS)
         for k in range(i - radius, i + radius + 1):
             for l in range(j - radius, j + radius + 1):
                 if (k, l) != (i, j):
-                    w = np.exp(np.maximum(LEAST, -distance(i, j, k, l) / (WIDTH / 2 ** np.arange(WIDTHS))))
+                    w = np.exp(max(LEAST, -distance(box, i, j, k, l) / WIDTH)) ** 2 ** np.arange(WIDTHS)
                     weights += w * inside[k, l]
                     total += w[:, None] * q[:, k, l] * inside[k, l]
         unit = (np.vstack([q[:, i, j], total / weights[:, None]]) - pilot[:, i, j]) / sigma[i, j]
         varies = (pilot[:, i, j] - np.mean([pilot[:, i + a, j + b] for a in box for b in box], 0)) / sigma[i, j]
         return unit, weights, (varies**2).mean()
 
-    middle = n // 2
-    around = [found(middle + a, middle + b) for a in box for b in box]
-    squares = np.mean([(unit**2).mean(1) for unit, _, _ in around], 0)
-    varies = np.mean([v for _, _, v in around])
-    unit, weights, _ = found(middle, middle)
-    seen = LOGARITHM * np.log(np.concatenate([weights, squares + FAINT, [varies + FAINT]]))
-    mixed = m.mixer(torch.from_numpy(seen)[None]).detach().numpy()[0]
-    return sigma[middle, middle] * mixed @ unit
+    units, seen = [], []
+    for alike in m.alike:
+        box = range(-alike, alike + 1)
+        around = [found(box, middle + a, middle + b) for a in box for b in box]
+        squares = np.mean([(unit**2).mean(1) for unit, _, _ in around], 0)
+        unit, weights, _ = found(box, middle, middle)
+        seen += [weights, squares + FAINT, [np.mean([v for _, _, v in around]) + FAINT]]
+        units += list(unit[1:] if units else unit)
+    mixed = m.mixer(torch.from_numpy(LOGARITHM * np.log(np.concatenate(seen)))[None]).detach().numpy()[0]
+    return sigma[middle, middle] * mixed @ np.array(units)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -76,20 +83,20 @@ def test_matching_is_what_loops_over_pixels_find(channels, level):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_ways_in_agree_and_tiles_are_exact(channels):
-    m, q = network(channels), rand(2, channels, 34, 31)
+    m, q = network(channels), rand(2, channels, 38, 35)
     whole = m(q, 0.1)
     with torch.no_grad():
         tiled = m(q, 0.1, chunk=97)
-        assert torch.equal(tiled, m(q, 0.1))
-        assert torch.equal(m(q, 0.1, max_memory=1.0), tiled)
+        torch.testing.assert_close(tiled, m(q, 0.1), rtol=0, atol=1e-14)
+        torch.testing.assert_close(m(q, 0.1, max_memory=1.0), tiled, rtol=0, atol=1e-14)
     torch.testing.assert_close(whole.detach(), tiled, rtol=0, atol=1e-12)
     inner = m.interior(q, torch.tensor(0.1, dtype=torch.float64))
     torch.testing.assert_close(inner, whole[..., m.reach : -m.reach, m.reach : -m.reach], rtol=0, atol=1e-12)
-    level = torch.full((2, 1, 34, 31), 0.1, dtype=torch.float64)
+    level = torch.full((2, 1, 38, 35), 0.1, dtype=torch.float64)
     torch.testing.assert_close(m(q, level), whole, rtol=0, atol=1e-12)
-    at = m.at(q, grid_coords((34, 31), dtype=torch.float64), 0.1)
+    at = m.at(q, grid_coords((38, 35), dtype=torch.float64), 0.1)
     torch.testing.assert_close(at, whole.flatten(2).transpose(1, 2), rtol=0, atol=1e-12)
-    assert m(q, 0.1, shape=(40, 40)).shape == (2, channels, 40, 40)
+    assert m(q, 0.1, shape=(44, 44)).shape == (2, channels, 44, 44)
     with pytest.raises(ValueError, match=f"reaches {m.reach} pixels"):
         m.interior(q[..., : 2 * m.reach], torch.tensor(0.1))
 
@@ -113,7 +120,7 @@ def test_gradients_are_those_of_differences():
 
 def test_a_repeated_pattern_is_seen_again_and_again():
     """What a local part cannot know: means over alike places lose the noise, those over unlike ones are not made."""
-    m = Matching(radius=8, alike=2, hidden=(4,)).double()
+    m = Matching(radius=8, alike=(2,), hidden=(4,)).double()
     with torch.no_grad():
         m.mixer.biases[-1][-1] = 1  # the narrowest width alone
     g, n = torch.Generator().manual_seed(0), 64
@@ -125,5 +132,69 @@ def test_a_repeated_pattern_is_seen_again_and_again():
 
 
 def test_what_cannot_be():
-    with pytest.raises(ValueError, match="radius and alike must be positive, got 0 and 3"):
+    with pytest.raises(ValueError, match=r"radius and alike must be positive, got 0 and \[1, 7\]"):
         NonLocalLoFi(radius=0)
+
+
+def test_mixing_of_gathered_pixels_is_matching():
+    """What is gathered, mixed and put beside the local answer is what the network answers."""
+    m = network(2).float()
+    noisy = Noisy(lambda g: torch.rand(3, 2, 20, 22, generator=g), 0.05, 0.2)
+    source = Evidence(m, noisy, 2, 4000, seed=5, progress=False)
+    mixing = Mixing(m.matching, 2)
+    with torch.no_grad():
+        for number in range(2):
+            q, x, sigma = noisy(seeded(5, "evidence", number))
+            assert sigma is not None
+            level, pixels = sigma[:, None, None, None], slice(number * 1320, (number + 1) * 1320)
+            change = mixing(source.seen[pixels].float().T[None, :, None])
+            wanted = source.wanted[pixels].float().T.reshape(2, 3, 20, 22).transpose(0, 1)
+            answer = x - level * (wanted - change.reshape(2, 3, 20, 22).transpose(0, 1))
+            torch.testing.assert_close(answer, m(q, sigma), rtol=0, atol=2e-3)
+    drawn = source(torch.Generator().manual_seed(0))
+    assert drawn.q.shape == (1, source.seen.shape[1], 1, 4000) and drawn.x.shape == (1, 2, 1, 4000)
+    assert drawn.sigma is None and {p.data_ptr() for p in mixing.parameters()} == {
+        p.data_ptr() for p in m.matching.parameters()
+    }
+
+
+def test_an_l_learns_what_repeats_itself(tmp_path):
+    """Stripes of which the local part, untrained, says nothing: gathered pixels and few steps halve its squares."""
+    torch.manual_seed(0)
+    m = NonLocalLoFi(**LOCAL, radius=6, alike=(1, 2), mixing=(8,))
+    before = {name: w.clone() for name, w in m.named_parameters() if not name.startswith("matching.")}
+    stripes = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]).tile(8)
+    noisy = Noisy(lambda g: stripes.expand(2, 1, 40, 40), 0.1, 0.1)
+    settings = TrainSettings(steps=150, lr=2e-2, loss="l2", weight=0.0)
+    source = Evidence(m, noisy, 2, 2000, progress=False)
+    train(Mixing(m.matching, 1), source, settings, tmp_path / "a.safetensors", whole=m, progress=False)
+    kept, _ = load_checkpoint(tmp_path / "a.safetensors")
+    q, x, _ = noisy(torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        local, whole = (float((y - x).square().mean()) for y in (SharedLoFi.forward(m, q, 0.1), kept(q, 0.1)))
+    assert whole < local / 2
+    for name, w in before.items():
+        assert torch.equal(kept.state_dict()[name], w)
+
+
+def test_a_broken_off_l_goes_on_to_the_same_bits(tmp_path):
+    noisy = Noisy(lambda g: torch.rand(1, 1, 20, 20, generator=g), 0.1, 0.1)
+    settings = TrainSettings(steps=20, loss="l2", ema=0.9)
+
+    def run(out, **more):
+        torch.manual_seed(0)
+        m = NonLocalLoFi(**LOCAL, radius=2, alike=(1,), mixing=(4,))
+        source, mixing = Evidence(m, noisy, 1, 100, progress=False), Mixing(m.matching, 1)
+        train(mixing, source, settings, out, whole=m, keep_every=7, progress=False, dtype=torch.float16, **more)
+        return m.state_dict()
+
+    def stop(model):
+        raise KeyboardInterrupt
+
+    whole = run(tmp_path / "a.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b.safetensors", validate=stop, validate_every=16)
+    resumed = run(tmp_path / "b.safetensors", resume=True)
+    stored = load_checkpoint(tmp_path / "b.safetensors")[0].state_dict()
+    for name, w in whole.items():
+        assert torch.equal(resumed[name], w) and torch.equal(stored[name], w)

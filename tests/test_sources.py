@@ -89,20 +89,21 @@ def test_training_starts_from_a_checkpoint_and_may_add_stages_and_larger_patches
 def test_size_l_learns_beside_what_it_begins_with(few, tmp_path, monkeypatch):
     monkeypatch.setattr(training.held_out_figures, "__defaults__", (64,))
     monkeypatch.setattr(training, "SMALL", SMALL)
+    monkeypatch.setattr(training, "GATHERED", 2)
     torch.manual_seed(1)
     local = SharedLoFi(**SMALL)
     save_checkpoint(tmp_path / "s.safetensors", local)
     q = torch.rand(1, 1, 40, 40)
     torch.testing.assert_close(training.build("L", 1, tmp_path / "s.safetensors")(q, 0.1), local(q, 0.1))
     out = tmp_path / "l.safetensors"
-    training.train_prior("kappa", out, network="L", start=tmp_path / "s.safetensors", steps=1, objects=1, size=60)
+    training.train_prior("kappa", out, network="L", start=tmp_path / "s.safetensors", steps=1, objects=1, size=40)
     model, header = load_checkpoint(out)
     assert isinstance(model, NonLocalLoFi) and header["start"] == str(tmp_path / "s.safetensors")
     for name, weight in local.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=1e-3, atol=1e-3)  # stored in float16
     assert bool(model.matching.mixer.weights[-1].any())
     assert LoFiPrior(out)(q, 0.1).shape == q.shape
-    training.train_prior("kappa", tmp_path / "b.safetensors", network="L", start=out, steps=1, objects=1, size=60)
+    training.train_prior("kappa", tmp_path / "b.safetensors", network="L", start=out, steps=1, objects=1, size=40)
     with pytest.raises(ValueError, match="pass its checkpoint as start"):
         training.build("L", 1)
     with pytest.raises(ValueError, match="of another shape"):
