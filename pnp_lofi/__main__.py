@@ -57,8 +57,10 @@ def train(
         typer.Option(help="Checkpoint to begin with, such as natural: of the same network, or S for L."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
-    size: Annotated[int | None, typer.Option(help="Side of the crops, in pixels; default: 56 and a margin.")] = None,
-    objects: Annotated[int, typer.Option(help="Crops per step.")] = 4,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the crops, in pixels; default: 56 and a margin; of an L 128.")
+    ] = None,
+    objects: Annotated[int, typer.Option(help="Crops per step; of an L, per batch that is gathered.")] = 4,
     lr: Annotated[float, typer.Option(help="Adam's step at the start; cosine decay.")] = 2e-3,
     sigma_min: Annotated[float | None, typer.Option(help="Lowest noise level, of range 1.")] = None,
     sigma_max: Annotated[float | None, typer.Option(help="Highest noise level.")] = None,
