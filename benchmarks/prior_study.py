@@ -62,8 +62,9 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 MIXING = 12_000  # steps of a non-local part
 BESIDE: dict[str, tuple[str, dict[str, Any]]] = {
     "radius-1": ("with matching, up to 1 pixel away", {"radius": 1}),
-    "one-size": ("with matching of patches of 7 x 7 alone", {"alike": (3,)}),
-    "matching": ("with matching, as size L", {}),
+    "one-size": ("with matching, patches of 7 x 7 alone", {"alike": (3,)}),
+    "smaller": ("with matching, patches of 3 x 3 and 15 x 15", {"alike": (1, 7)}),
+    "matching": ("with matching as in size L, patches of 7 x 7 and 15 x 15", {}),
 }
 AFTER = {"turns": "mean over 8 turns"} | {name: title for name, (title, _) in BESIDE.items()}
 Denoiser = Callable[[Tensor, float], Tensor]

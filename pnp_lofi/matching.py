@@ -129,7 +129,7 @@ class NonLocalLoFi(SharedLoFi):
         in_channels: int = 1,
         *,
         radius: int = 10,
-        alike: Sequence[int] = (1, 7),
+        alike: Sequence[int] = (3, 7),
         mixing: Sequence[int] = (32, 32),
         **local: Any,
     ) -> None:

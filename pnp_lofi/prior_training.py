@@ -25,7 +25,7 @@ OBJECTS = 4  # crops of a step
 TILE = 56  # side of what is learned from a crop [pixel]
 LOSS, WEIGHT = "l2", 1.4  # of a LoFi, see TrainSettings; squares over so many levels spoil what has no unit of noise
 CROP = 64  # of a network that is no local field [pixel]
-SEEN, GATHERED, MIXED = 128, 200, 8192  # of an L: side of a crop [pixel], batches of crops, pixels of a step
+SEEN, GATHERED, MIXED = 128, 120, 8192  # of an L: side of a crop [pixel], batches of crops, pixels of a step
 KNEE, BELOW = 2e-3, 0.125  # noise level under which only this part of the crops is: there is little left to learn
 HELD_OUT = 10_000  # seed of the images that only measure
 # S is made for 2 cores: 0.25 million multiply-adds a pixel. In colour there are three times as many cosines of three

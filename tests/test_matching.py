@@ -132,7 +132,7 @@ def test_a_repeated_pattern_is_seen_again_and_again():
 
 
 def test_what_cannot_be():
-    with pytest.raises(ValueError, match=r"radius and alike must be positive, got 0 and \[1, 7\]"):
+    with pytest.raises(ValueError, match=r"radius and alike must be positive, got 0 and \[3, 7\]"):
         NonLocalLoFi(radius=0)
 
 
