@@ -213,7 +213,7 @@ def counts_all_visibilities(held: Strips) -> None:
 
 def denoises(held: Strips) -> None:
     rows = (..., held.rows, slice(None))
-    assert ShardedPrior(LoFiPrior("natural"), Strips((64, 64))).header["trained_on"]
+    assert ShardedPrior(LoFiPrior("natural"), Strips((96, 64))).header["trained_on"]
     for name, model in networks().items():
         for dtype, tol in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
             prior = LoFiPrior(model.to(dtype))
