@@ -25,7 +25,7 @@ from pnp_lofi.training_log import Log
 
 BESIDE = (".best", ".csv", ".png")  # what a run writes besides OUT and OUT.state
 REPORT = 20  # steps between two reports
-IDENTITY = ("recipe", "trained_on", "crop", "objects", "sigma_range")  # of what a checkpoint tells
+IDENTITY = ("recipe", "trained_on", "start", "crop", "objects", "sigma_range")  # of what a checkpoint tells
 Figures = dict[str, float]
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"l1": torch.abs, "l2": torch.square}
 

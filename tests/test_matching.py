@@ -181,11 +181,12 @@ def test_a_broken_off_l_goes_on_to_the_same_bits(tmp_path):
     noisy = Noisy(lambda g: torch.rand(1, 1, 20, 20, generator=g), 0.1, 0.1)
     settings = TrainSettings(steps=20, loss="l2", ema=0.9)
 
-    def run(out, **more):
+    def run(out, start="natural", **more):
         torch.manual_seed(0)
         m = NonLocalLoFi(**LOCAL, radius=2, alike=(1,), mixing=(4,))
         source, mixing = Evidence(m, noisy, 1, 100, progress=False), Mixing(m.matching, 1)
-        train(mixing, source, settings, out, whole=m, keep_every=7, progress=False, dtype=torch.float16, **more)
+        train(mixing, source, settings, out, whole=m, keep_every=7, progress=False, dtype=torch.float16,
+              about={"start": start}, **more)  # fmt: skip
         return m.state_dict()
 
     def stop(model):
@@ -194,6 +195,8 @@ def test_a_broken_off_l_goes_on_to_the_same_bits(tmp_path):
     whole = run(tmp_path / "a.safetensors")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "b.safetensors", validate=stop, validate_every=16)
+    with pytest.raises(ValueError, match=r"other identity: {'start': 'natural'}, asked for {'start': 'ct'}"):
+        run(tmp_path / "b.safetensors", start="ct", resume=True)  # the local part is not in the state
     resumed = run(tmp_path / "b.safetensors", resume=True)
     stored = load_checkpoint(tmp_path / "b.safetensors")[0].state_dict()
     for name, w in whole.items():
