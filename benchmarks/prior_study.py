@@ -51,11 +51,11 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any], Sequence[float]]] 
     "leaves": ("dead leaves alone", {}, {}, (1.0, 0.0, 0.0)),
     "photographs": ("photographs alone", {}, {}, (0.0, 1.0, 0.0)),
 }
-SMALL: dict[str, Any] = {"window": 5, "filters": 16, "features": 8, "points": 1, "raw": 0, "hidden": (8,)}
+BARE: dict[str, Any] = {"window": 5, "filters": 16, "features": 8, "points": 1, "raw": 0, "hidden": (8,)}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "former": ("no stages, a raw window, no patches", {}),
     "stages": ("without its patches", FORMER | {"patch": 0}),
-    "patches": ("shrunk patches of 9 x 9 and little else", SMALL | {"patch": 9}),
+    "patches": ("shrunk patches of 9 x 9 and little else", BARE | {"patch": 9}),
     "one-stage": ("with one stage of three", FORMER | {"stages": FORMER["stages"][:1]}),
     "larger": ("with patches of 13 x 13", prior_training.SMALL),
 }

@@ -42,7 +42,8 @@ def _title(row: dict[str, Any]) -> str:
 def recon(found: dict[str, Any]) -> list[Sheet]:
     names = found["problems"]
     best = {
-        name: max(row["problems"][name]["psnr"] for row in found["rows"] if name in row["problems"]) for name in names
+        name: max((row["problems"][name]["psnr"] for row in found["rows"] if name in row["problems"]), default=None)
+        for name in names
     }
 
     def cell(at: dict[str, float] | None, name: str) -> str:
@@ -68,7 +69,9 @@ def steady(found: dict[str, Any]) -> list[Sheet]:
 
     names = found["problems"]
     rows = [(row["prior"], *(cell(row["problems"].get(name)) for name in names)) for row in found["rows"]]
-    title = f"{found['iterations']} iterations of ADMM: best PSNR [dB] and when, last PSNR, relative change of the last"
+    title = (
+        f"{found['iterations']} iterations of ADMM: best PSNR or SNR [dB] and when, last, relative change of the last"
+    )
     return [Sheet(title, ("prior", *names), rows)]
 
 
@@ -90,7 +93,7 @@ def _card(row: dict[str, Any]) -> list[tuple[str, str]]:
     metrics = ", ".join(f"{name}: {value:.2f} dB" for name, value in measured.items() if name.startswith("sigma"))
     rounding = ", ".join(f"{100 * rms:.2f} % of sigma at {sigma}" for sigma, rms in row["rounding"].items())
     failure = (
-        f"of held-out crops of every kind, number {worst['number']} of {worst['kind']} gains least: "
+        f"of held-out crops of every kind, number {worst['number']} of {worst['kind']}: "
         f"{worst['gain']:+.1f} dB at sigma {worst['sigma']:g}"
     )
     return [
@@ -103,7 +106,7 @@ def _card(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("noise range", f"{low:g} to {high:g}"),
         ("value range", " to ".join(f"{x:g}" for x in header.get("value_range", ("-",)))),
         ("held-out PSNR", metrics or "-"),
-        ("fails", failure),
+        ("gains least", failure),
         ("picture", f"![clean, noisy and denoised](images/{row['picture']})"),
     ]
 

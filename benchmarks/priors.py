@@ -108,7 +108,7 @@ def held_out(data: Path | None, side: int, count: int) -> dict[str, list[Tensor]
         return found
     found["M31"] = [unit(load_image(data / "radio" / "M31_256.fits"))]
     found["CT slices"] = [(x / (2 * WATER)).clamp(max=1) for x in slices(data)]
-    return found | {"kappaTNG": [unit(x) for x in kappas(data)]}
+    return found | {"kappaTNG": [unit(x) for x in kappas(data)], "colour photographs": photographs(side)}
 
 
 def slices(data: Path) -> list[Tensor]:
@@ -199,24 +199,33 @@ def recon(priors: Priors, data: Path | None) -> dict[str, Any]:
 
 def steady(priors: Priors, data: Path | None) -> dict[str, Any]:
     """ADMM for many iterations: the best PSNR on the way, the last, and how much the last iteration changes."""
-    cases = [case for case in problems(data) if case.name.startswith(STEADY)]
+    cases: list[tuple[str, Any, Tensor, Tensor, Any, dict[str, Any]]] = []
+    for case in problems(data):
+        if case.name.startswith(STEADY):
+            x = case.images[0]
+            op = case.build(x)
+            torch.manual_seed(0)
+            cases.append((case.name, op, op(x), x, psnr, {"sigma_n": case.sigma_n}))
+    if data:
+        radio = quantifai_case(1, data)
+        cases.append((RADIO, radio.op, radio.y, radio.truth, snr, {"nonneg": True}))
     rows, count = [], LONG if data else 10
     for name, prior in priors.items():
         found: dict[str, dict[str, float]] = {}
-        for case in cases:
-            x = case.images[0]
-            if not fits(prior, x):
-                continue
-            op, curve = case.build(x), []
-            torch.manual_seed(0)
-            solver = ADMM(op, prior, sigma_n=case.sigma_n, max_iter=count, tol=0.0,
-                          callback=lambda at, x=x, curve=curve: curve.append(psnr(at.x, x)))  # fmt: skip
-            done = solver.solve(op(x))
-            best = max(range(len(curve)), key=curve.__getitem__)
-            found[case.name] = {"best": curve[best], "at": best + 1, "last": curve[-1], "change": done.residuals[-1][1]}
+        for problem, op, y, x, measure, options in cases:
+            if fits(prior, x):
+                curve: list[float] = []
+                follow = partial(_follow, curve, measure, x)
+                change = ADMM(op, prior, max_iter=count, tol=0.0, callback=follow, **options).solve(y).residuals[-1][1]
+                best = max(range(len(curve)), key=curve.__getitem__)
+                found[problem] = {"best": curve[best], "at": best + 1, "last": curve[-1], "change": change}
         rows.append({"prior": name, "problems": found})
         print(f"{name}: {found}", flush=True)
-    return {"rows": rows, "problems": [case.name for case in cases], "iterations": count}
+    return {"rows": rows, "problems": [name for name, *_ in cases], "iterations": count}
+
+
+def _follow(curve: list[float], measure: Callable[[Tensor, Tensor], float], truth: Tensor, at: Any) -> None:
+    curve.append(measure(at.x, truth))
 
 
 @torch.no_grad()

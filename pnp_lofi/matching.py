@@ -14,6 +14,7 @@ from pnp_lofi.units import divisor, noise_unit, pixels_at_once
 
 WIDTH, WIDTHS = 0.32, 4  # of a match: mean squared difference in units of the noise's; and halves, quarters, eighths
 LEAST = -10.0  # logarithm of a weight of the first width; of the last it is still a normal float32: others are slow
+FAR = 1e6  # noise levels; what differs by more differs by so much, and squares stay finite
 FAINT = 1e-3  # keeps logarithms finite
 LOGARITHM = 0.3  # brings them to the size of one
 CHUNK = 256**2  # pixels worked on at once
@@ -24,10 +25,11 @@ class Matching(nn.Module):
     """c(x) = sigma sum_k M_k(e(x)) d_k(x): what pixels of the noisy image q that are seen amid the same say beside p.
 
     d_0 = (q - p) / sigma; the others are (t - p) / sigma with t(x) the mean over x' around x of q(x') with the weight
-    exp(-|P(x) - P(x')|^2 / (n sigma^2 width)), P being the patch of p around a pixel, n its values; p(x) itself counts
-    as one: a t for each size of patch and each width. M is an MLP of a pixel that sees logarithms of means over each
-    size of patch around it: squares of d and of what p varies by; and of the sums of weights. So c is in units of sigma
-    and blind to a constant. M is zero at first.
+    exp(-|P(x) - P(x')|^2 / (n sigma^2 width)), P being the patch of p around a pixel, n its values, and at least e^-10
+    for the first width; p(x) itself counts as one: a t for each size of patch and each width. Where sigma is a map,
+    differences are divided by the root mean square of both places' levels. M is an MLP of a pixel that sees logarithms
+    of means over each size of patch around it: squares of d and of what p varies by; and of the sums of weights. So c
+    is in units of sigma and blind to a constant. M is zero at first.
 
     :param int radius: how far x' is looked for, in rows and columns; Sequence[int] alike: how far patches, and what
         means are over, reach from their middle [pixel].
@@ -57,15 +59,16 @@ class Matching(nn.Module):
 
     def evidence(self, q: Tensor, pilot: Tensor, sigma: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """d and e of :meth:`forward`: (M, B, C, H - 2 margin, W - 2 margin) and (E, B, H - 2 margin, W - 2 margin)."""
-        wide = divisor(sigma)
-        each = [self._amid(q, pilot, wide, inside, alike) for alike in self.alike]
+        each = [self._amid(q, pilot, sigma, inside, alike) for alike in self.alike]
         own = each[0][0][:1]  # d_0 is the same for all
         return torch.cat([own, *(units[1:] for units, _ in each)]), torch.cat([seen for _, seen in each])
 
-    def _amid(self, q: Tensor, pilot: Tensor, wide: Tensor, inside: Tensor | None, alike: int) -> tuple[Tensor, Tensor]:
+    def _amid(
+        self, q: Tensor, pilot: Tensor, sigma: Tensor, inside: Tensor | None, alike: int
+    ) -> tuple[Tensor, Tensor]:
         """The same for one size of patch."""
-        radius, left = self.radius, self.margin - self.radius - 2 * alike
-        sums = cropped(_sums(q, pilot, wide, inside, radius, alike), radius)
+        radius, left, wide = self.radius, self.margin - self.radius - 2 * alike, divisor(sigma)
+        sums = cropped(_sums(q, pilot, sigma, inside, radius, alike), radius)
         here, own = cropped(pilot, alike + radius), level_inside(wide, alike + radius)
         kept = (cropped(q, alike + radius) - here) / own
         units = torch.cat([kept[None], (sums[:, :, :-1] / sums[:, :, -1:] - here) / own])
@@ -76,21 +79,23 @@ class Matching(nn.Module):
         return cropped(units, alike + left), LOGARITHM * cropped(seen, left).log()
 
 
-def _sums(q: Tensor, pilot: Tensor, wide: Tensor, inside: Tensor | None, radius: int, alike: int) -> Tensor:
+def _sums(q: Tensor, pilot: Tensor, sigma: Tensor, inside: Tensor | None, radius: int, alike: int) -> Tensor:
     """For each width, sums of weighted pixels and of weights, (WIDTHS, B, C + 1, H - 2 alike, W - 2 alike); those
     less than radius from the border are not complete."""
     ones = torch.ones_like(q[:, :1])
     read = torch.cat([q, ones], 1)
     read = cropped(read if inside is None else read * inside, alike)
     sums = cropped(torch.cat([pilot, ones], 1), alike).repeat(WIDTHS, 1, 1, 1, 1)
-    varies = wide.ndim > 2 and wide.shape[-1] > 1
-    unit = pilot if varies else pilot / wide
+    varies = sigma.ndim > 2 and sigma.shape[-1] > 1
+    unit = pilot if varies else pilot / divisor(sigma)
+    level = sigma.clamp_min(4 * torch.finfo(q.dtype).tiny) * 0.5**0.5
     for down, right in _shifts(radius):
         first, second = _pair(down, right)
-        unlike = (unit[first] - unit[second]).square()
-        unlike = unlike if q.shape[1] == 1 else unlike.mean(1, keepdim=True)
+        unlike = unit[first] - unit[second]
         if varies:
-            unlike = unlike / (wide[first] * wide[second])
+            unlike = (unlike / level[first].hypot(level[second])).clamp(-FAR, FAR)
+        unlike = unlike.square()
+        unlike = unlike if q.shape[1] == 1 else unlike.mean(1, keepdim=True)
         weight = (_mean(unlike, alike) / -WIDTH).clamp_min(LEAST).exp()
         for k in range(WIDTHS):
             weight = weight.square() if k else weight  # half the width
@@ -166,11 +171,20 @@ class NonLocalLoFi(SharedLoFi):
         most: float | None,
     ) -> Tensor:
         """The whole answer, from that of the local part."""
-        noise, each = noise_unit(sigma, q), q.element_size() * PLANES * (q.shape[1] + 1)
-        chunk = pixels_at_once(q.device, chunk, max_memory, each, default=CHUNK)
+        noise = noise_unit(sigma, q)
+        chunk = pixels_at_once(q.device, chunk, max_memory, self._each(q), default=CHUNK)
         if max_memory is not None:  # the margin of a square tile is worked on too
             chunk = round(max(1.0, chunk**0.5 - 2 * self.matching.margin) ** 2)
         return over_tiles(q, chunk, lambda tile: self._matched(q, pilot, noise, tile, most))
+
+    def _each(self, q: Tensor) -> int:
+        """Bytes of a pixel that is worked on."""
+        return q.element_size() * PLANES * (self.in_channels + 1)
+
+    def plenty(self, q: Tensor) -> float:
+        """As :meth:`SharedLoFi.plenty`."""
+        chunk = pixels_at_once(q.device, None, None, 1, default=CHUNK)
+        return max(super().plenty(q), (chunk**0.5 + 2 * self.matching.margin) ** 2 * self._each(q) / 2**20)
 
     def evidence(self, q: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
         """What there is to learn from at every pixel of one image, (1, C, H, W), without gradients.

@@ -8,6 +8,8 @@ from pnp_lofi.examples import Example, Source
 from pnp_lofi.learner import seeded
 from pnp_lofi.matching import Matching, NonLocalLoFi
 
+OBJECTS = 16  # that the pixels of a step are handed out as: processes share objects
+
 
 class Mixing(nn.Module):
     """M of a :class:`~pnp_lofi.matching.Matching`, whose weights it is made of, for pixels that were gathered.
@@ -32,10 +34,10 @@ class Evidence:
     """A source of pixels of noisy images: e and d as they are seen there, and what should be answered, over sigma.
 
     Neighbouring pixels say much the same. Steps on pixels of all images at once gain more than steps on whole crops.
-    They are held in float16, 60 bytes a grey pixel, and twice that while they are put together.
+    They are held in float16, 60 bytes a grey pixel.
 
     :param Source source: draws the noisy images.
-    :param int batches: that are gathered; int pixels: of a step.
+    :param int batches: that are gathered, on every process; int pixels: of a step.
     :param bool progress: a bar on stderr; default: where stderr is a terminal.
     """
 
@@ -50,20 +52,22 @@ class Evidence:
         progress: bool | None = None,
     ) -> None:
         device, self.pixels = next(model.parameters()).device, pixels
-        seen: list[Tensor] = []
-        wanted: list[Tensor] = []
+        self.seen, self.wanted = torch.empty(0), torch.empty(0)
         bar = tqdm(range(batches), "gathering", disable=None if progress is None else not progress, unit="batch")
         for number in bar:
             example = source(seeded(seed, "evidence", number)).to(device)
             assert example.sigma is not None
-            for q, x, sigma in zip(example.q, example.x, example.sigma.tolist(), strict=True):
+            for item, (q, x, sigma) in enumerate(zip(example.q, example.x, example.sigma.tolist(), strict=True)):
                 units, logarithms, pilot = model.evidence(q[None], sigma)
                 both = torch.cat([logarithms.flatten(1), units.permute(0, 2, 1, 3, 4).reshape(-1, q[0].numel())])
-                seen.append(both.half().cpu())
-                wanted.append(((x - pilot[0]) / sigma).flatten(1).half().cpu())
-        self.seen, self.wanted = torch.cat(seen, 1).T.contiguous(), torch.cat(wanted, 1).T.contiguous()
+                wanted = ((x - pilot[0]) / sigma).flatten(1)
+                if not len(self.seen):  # all crops are of one size
+                    count = batches * len(example.q) * both.shape[1]
+                    self.seen, self.wanted = (torch.empty(count, len(t), dtype=torch.float16) for t in (both, wanted))
+                start = (number * len(example.q) + item) * both.shape[1]
+                self.seen[start : start + both.shape[1]] = both.T
+                self.wanted[start : start + both.shape[1]] = wanted.T
 
     def __call__(self, generator: torch.Generator) -> Example:
-        chosen = torch.randint(len(self.seen), (self.pixels,), generator=generator)
-        q, x = (pixels[chosen].float().T[None, :, None] for pixels in (self.seen, self.wanted))
-        return Example(q, x)
+        chosen = torch.randint(len(self.seen), (OBJECTS, self.pixels // OBJECTS), generator=generator)
+        return Example(*(held[chosen].float().transpose(1, 2)[:, :, None] for held in (self.seen, self.wanted)))

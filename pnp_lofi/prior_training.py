@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lofi.baselines import Baseline
-from pnp_lofi.checkpoint import load_checkpoint
+from pnp_lofi.checkpoint import find_checkpoint, load_checkpoint
 from pnp_lofi.examples import Crops, Noisy, Source
 from pnp_lofi.images import image_folder
 from pnp_lofi.launch import working_device
@@ -78,12 +79,17 @@ def build(network: str, channels: int, start: str | os.PathLike[str] | None = No
 
 
 def start_from(model: nn.Module, start: str | os.PathLike[str]) -> None:
-    """Give a SharedLoFi the weights of a checkpoint; what it has beyond those changes nothing at first: stages, larger
-    patches, matching.
+    """Give a network the weights of a checkpoint of the same shape; a SharedLoFi may have more: stages, larger patches,
+    matching, which change nothing at first.
 
-    :raises ValueError: if the network of the checkpoint has another shape in anything else.
+    :raises ValueError: if the network of the checkpoint has another shape in anything else, or is no denoiser.
     """
-    other, _ = load_checkpoint(start)
+    other, header = load_checkpoint(start)
+    if header.get("recipe", "prior") not in ("prior", "denoise"):
+        raise ValueError(f"{start} is of the recipe {header['recipe']!r}: begin with a prior")
+    if isinstance(model, Baseline) and isinstance(other, Baseline) and model.config == other.config:
+        model.load_state_dict(other.state_dict())
+        return
     mine, given = model.state_dict(), other.state_dict()
     ours, theirs = (getattr(each, "shrinkage", None) for each in (model, other))
     if ours is not None and theirs is not None and ours.side > theirs.side:
@@ -127,8 +133,8 @@ def train_prior(
     :param str device: see :func:`~pnp_lofi.launch.working_device`.
     :param bool resume: go on from OUT.state.
     :param settings: fields of :class:`TrainSettings`; of an L steps are made on ``MIXED`` pixels of ``GATHERED``
-        batches, and the loss is of squares in units of the noise. Also objects, the crops of a batch; sigma_min and
-        sigma_max, which default to those of the kind of images.
+        batches, and the loss, of squares by default, is of errors in units of the noise. Also objects, the crops of a
+        batch; sigma_min and sigma_max, which default to those of the kind of images.
     :raises FileExistsError: if OUT or OUT.state exists and neither resume nor overwrite is asked for.
     """
     check_run(out, resume=resume, overwrite=overwrite)
@@ -137,7 +143,8 @@ def train_prior(
     low, high = LEVELS if known else FOLDER_LEVELS
     low, high = settings.pop("sigma_min", low), settings.pop("sigma_max", high)
     objects = settings.pop("objects", OBJECTS)
-    asked: dict[str, Any] = {} if network == "DRU-Net" else {"loss": LOSS, "weight": WEIGHT}
+    weight = 0.0 if network == "L" else WEIGHT  # it is in units of the noise as it is
+    asked: dict[str, Any] = {} if network == "DRU-Net" else {"loss": LOSS, "weight": weight}
     chosen = TrainSettings(**(asked | settings))
     torch.manual_seed(chosen.seed)
     model = build(network, kind.channels, start).to(working_device(device))
@@ -154,7 +161,7 @@ def train_prior(
     trained_on = kind.trained_on if known else f"folder {Path(images).name}"
     about = {"trained_on": trained_on, "crop": size, "command": command, "objects": objects}
     if start is not None:
-        about["start"] = str(start)
+        about["start"] = f"{start}, sha256 {sha256(find_checkpoint(start).read_bytes()).hexdigest()[:16]}"
     about |= {"sigma_range": [low, high], "value_range": [0.0, 1.0], "recipe": "prior"}
     source: Source = Noisy(batches, low, high, knee=KNEE if low < KNEE < high else None, below=BELOW)
     validate = held_out_figures(images if known else "natural")

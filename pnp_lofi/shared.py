@@ -9,6 +9,7 @@ from torch.nn.functional import conv2d, linear
 
 from pnp_lofi.dense import finite, prepared, uniform
 from pnp_lofi.kernels import gather
+from pnp_lofi.memory import keep_freed_memory
 from pnp_lofi.mlp import MLP
 from pnp_lofi.sampling import coordinates, grid_coords, padded_tile, positions, sample, sample_level, windows
 from pnp_lofi.shrinkage import Shrinkage
@@ -304,6 +305,7 @@ class SharedLoFi(nn.Module):
         oneDNN's convolution is slow where it reads one channel, so windows are copied and multiplied there; the
         convolution over many channels is its best case.
         """
+        keep_freed_memory()
         count, margin = self.in_channels, self.windows.shape[-1] // 2
         first = prepared([(_zero_mean(self.windows).flatten(1).T, self.windows_bias)], dtype)
         summary = prepared([(self.summary.T, self.summary_bias)], dtype)
@@ -352,6 +354,11 @@ class SharedLoFi(nn.Module):
         half = self.shrinkage.side // 2
         seen = cropped(unit, self.inner - 2 * half)
         return self.shrinkage(seen, level_inside(sigma, self.inner - half), cropped(features, self.seen - half))
+
+    def plenty(self, q: Tensor) -> float:
+        """Enough memory for the usual chunks of q without gradients [MB]."""
+        chunk = pixels_at_once(q.device, None, None, 1, default=CHUNK)
+        return (chunk**0.5 + 2 * self.around) ** 2 * self.bytes_per_pixel(q.dtype) / 2**20
 
     def bytes_per_pixel(self, dtype: torch.dtype, *, gathered: bool = False) -> int:
         """Working memory for each pixel of a chunk, without gradients."""

@@ -1,6 +1,7 @@
 """Shrinkage: noise told from signal in overlapping patches, in a learned basis and by a learned threshold."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from pnp_lofi.units import divisor
 
 LEVEL = 5.0  # at the start: a coefficient of sqrt(5) sigma is half noise
 GATES = 0.2  # of He's start of what the features add to it
+BAND = 32  # rows of patches worked on at once without gradients: all five arrays of them stay small
 
 
 class Shrinkage(nn.Module):
@@ -45,23 +47,32 @@ class Shrinkage(nn.Module):
         :param torch.Tensor features: (B, F, H - n + 1, W - n + 1).
         :returns: (B, C, H - 2 (n - 1), W - 2 (n - 1)) in the dtype of sigma.
         """
-        n, dtype = self.side, q.dtype
+        n, dtype, level = self.side, q.dtype, divisor(sigma)
         view = q.unfold(-2, n, 1).unfold(-2, n, 1).permute(0, 2, 3, 1, 4, 5)  # (B, H, W, C, n, n) without a copy
-        kernels = self.analysis - self.analysis.mean((-2, -1), keepdim=True)
-        level = divisor(sigma)
-        if sigma.numel() == 1:
-            kernels = kernels / level
-        z = linear(view.flatten(3), kernels.flatten(1).to(dtype))
-        if sigma.numel() > 1:
-            z = z / level.permute(0, 2, 3, 1).to(dtype)
-        told = linear(features.permute(0, 2, 3, 1), self.gates.to(dtype), self.gates_bias.to(dtype))
-        scaled = self.steepness_bias.to(dtype) * z
-        r = z * torch.addcmul(told, scaled, scaled, value=-1).sigmoid_()
         varies = sigma.ndim > 2 and sigma.shape[-1] > 1
-        if varies:
-            r = r * sigma.permute(0, 2, 3, 1).to(dtype)
-        planes = (self.synthesis.flatten(1).T.to(dtype) / n**2) @ r.flatten(0, 2).T
-        total = _OverlapAdd.apply(planes.reshape(q.shape[1], n, n, *r.shape[:3])).to(sigma.dtype)
+        kernels = self.analysis - self.analysis.mean((-2, -1), keepdim=True)
+        analysis = (kernels / level if sigma.numel() == 1 else kernels).flatten(1).to(dtype)
+        synthesis = self.synthesis.flatten(1).T.to(dtype) / n**2
+
+        def shrunk(rows: slice) -> Tensor:
+            """What rows of patches say, (C, n, n, B, h, w)."""
+            z = linear(view[:, rows].flatten(3), analysis)
+            if sigma.numel() > 1:
+                z = z / (level[..., rows, :] if varies else level).permute(0, 2, 3, 1).to(dtype)
+            told = linear(features[..., rows, :].permute(0, 2, 3, 1), self.gates.to(dtype), self.gates_bias.to(dtype))
+            scaled = self.steepness_bias.to(dtype) * z
+            r = z * told.addcmul_(scaled, scaled, value=-1).sigmoid_()
+            if varies:
+                r = r * sigma[..., rows, :].permute(0, 2, 3, 1).to(dtype)
+            return (synthesis @ r.flatten(0, 2).T).reshape(q.shape[1], n, n, *r.shape[:3])
+
+        if torch.is_grad_enabled():
+            total = _OverlapAdd.apply(shrunk(slice(None)))
+        else:
+            total = _empty(q.shape, n - 1, q)
+            for top in range(0, view.shape[1], BAND):
+                _overlap_add(total, shrunk(slice(top, top + BAND)), top)
+        total = total.to(sigma.dtype)
         return total if varies else total * sigma
 
     def enlarged(self, other: "Shrinkage") -> dict[str, Tensor]:
@@ -95,20 +106,33 @@ def _cosines(count: int) -> Tensor:
     return rows
 
 
+def _empty(shape: Sequence[int], margin: int, like: Tensor) -> Tensor:
+    """Zeros in which patches of (B, C, H, W) are summed, without the margin."""
+    dtype, (height, width) = torch.promote_types(like.dtype, torch.float32), shape[2:]
+    return like.new_zeros((*shape[:2], height - 2 * margin, width - 2 * margin), dtype=dtype)
+
+
+def _overlap_add(total: Tensor, patches: Tensor, top: int) -> None:
+    """Add what patches of the rows from ``top`` on say, (C, n, n, B, h, w)."""
+    channels, n, _, batch, h, w = patches.shape
+    for c in range(channels):
+        for i in range(n):
+            up = n - 1 - i
+            first, last = max(top, up), min(top + h, total.shape[-2] + up)
+            if first < last:  # one pixel to the left for each column of a patch: strides shear its n planes
+                corner = patches[c, i, 0, :, first - top :, n - 1 :]
+                sheared = corner.as_strided((n, batch, last - first, w - n + 1), (batch * h * w - 1, h * w, w, 1))
+                total[:, c, first - up : last - up] += sheared.sum(0, dtype=total.dtype)
+
+
 class _OverlapAdd(torch.autograd.Function):
     """(C, n, n, B, h, w) patches -> (B, C, h - n + 1, w - n + 1): their sums where all that cover a pixel are there."""
 
     @staticmethod
     def forward(patches: Tensor) -> Tensor:
-        channels, n, _, batch = patches.shape[:4]
-        height, width = (m - n + 1 for m in patches.shape[4:])
-        dtype = torch.promote_types(patches.dtype, torch.float32)
-        total = patches.new_zeros((batch, channels, height, width), dtype=dtype)
-        for c in range(channels):
-            for i, row in enumerate(patches[c]):
-                for j, plane in enumerate(row):
-                    top, left = n - 1 - i, n - 1 - j
-                    total[:, c] += plane[:, top : top + height, left : left + width]
+        channels, n, _, batch, h, w = patches.shape
+        total = _empty((batch, channels, h + n - 1, w + n - 1), n - 1, patches)
+        _overlap_add(total, patches.contiguous(), 0)
         return total
 
     @staticmethod

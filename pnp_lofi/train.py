@@ -146,7 +146,9 @@ def train(
             last = run.step == settings.steps
             checks = last or (validate_every is not None and run.step % validate_every == 0)
             if run.step % REPORT == 0 or checks:
-                figures = {"loss": float(loss), "psnr": float(psnr)}
+                figures = {"loss": float(loss)}
+                if whole is model:  # what a part is given may have other units
+                    figures["psnr"] = float(psnr)
                 _report(bar, figures, run.pixels)
                 if validate is not None and checks:
                     figures |= _validated(run, whole, validate, picture, out, about, dtype)
@@ -205,7 +207,8 @@ def _anyone(interrupted: bool, run: Learner) -> bool:
 
 def _report(bar: tqdm, figures: Figures, pixels_a_step: int) -> None:
     pixels = (bar.format_dict["rate"] or 0) * pixels_a_step
-    text = f"loss {figures['loss']:.4f}, PSNR {figures['psnr']:.2f} dB, {pixels / 1e3:.0f}k pixels/s"
+    quality = f", PSNR {figures['psnr']:.2f} dB" if "psnr" in figures else ""
+    text = f"loss {figures['loss']:.4f}{quality}, {pixels / 1e3:.0f}k pixels/s"
     bar.set_postfix_str(text, refresh=False)
 
 

@@ -15,7 +15,7 @@ from pnp_lofi.matching import NonLocalLoFi
 from pnp_lofi.shared import SharedLoFi
 
 Precision = Literal["float32", "bfloat16", "auto"]
-PLENTY, PLENTY_GPU = 64.0, 1024.0  # MB, with which the networks' own chunks work
+PLENTY, PLENTY_GPU = 64.0, 1024.0  # MB, with which a LoFi's own chunks work
 MOST = 8.0  # sigma by which a pixel is changed at most; where a network was trained it is less than 5
 BF16_FLOOR = 0.02  # sigma over the image's range above which bfloat16 costs < 0.01 dB (benchmarks/denoise.py)
 
@@ -134,7 +134,10 @@ class LoFiPrior(Denoiser):
         mine = self.memory
         if max_memory is None or mine["chunk"] is not None:
             return mine
-        if mine["max_memory"] is None and max_memory >= (PLENTY if x.device.type == "cpu" else PLENTY_GPU):
+        plenty = PLENTY if x.device.type == "cpu" else PLENTY_GPU
+        if isinstance(self.model, SharedLoFi):
+            plenty = self.model.plenty(x)
+        if mine["max_memory"] is None and max_memory >= plenty:
             return mine
         given = max_memory + self._filtered(x) / 2**20
         return {"chunk": None, "max_memory": min(given, mine["max_memory"] or given)}

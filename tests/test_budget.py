@@ -78,6 +78,14 @@ def test_a_chunk_of_the_user_stays():
     assert LoFiPrior("natural")._memory(900.0, x) == {"chunk": None, "max_memory": None}
 
 
+@pytest.mark.parametrize("name", ["natural", "natural-rgb", "natural-l", "natural-rgb-l"])
+def test_a_budget_that_the_usual_chunk_exceeds_is_told(name):
+    prior = LoFiPrior(name)
+    plenty = prior.model.plenty(torch.zeros(1))
+    assert prior._memory(0.99 * plenty, torch.zeros(1, 1, 8, 8))["max_memory"] == 0.99 * plenty
+    assert prior._memory(1.01 * plenty, torch.zeros(1, 1, 8, 8))["max_memory"] is None
+
+
 def test_priors_and_operators_of_others():
     """They are given no budget, and taken to need some images."""
     op, y = problems()["mask"]
@@ -91,7 +99,7 @@ from pnp_lofi import ADMM, LoFiPrior
 from pnp_lofi.memory import peak_memory_mb
 from pnp_lofi.operators import Mask, NormalEquations
 torch.set_num_threads(1)
-n, what, budget = 1536, sys.argv[1], float(sys.argv[2])
+what, n, budget = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 g = torch.Generator().manual_seed(0)
 if what == "mask":
     op = Mask(torch.rand(n, n, generator=g) < 0.3, sigma=0.05)
@@ -108,12 +116,14 @@ print(peak_memory_mb() - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("what, budget", [("mask", 180.0), pytest.param("streamed", 310.0, marks=pytest.mark.slow)])
-def test_peak_of_the_process(what, budget):
+@pytest.mark.parametrize(
+    "what, side, budget", [("mask", 768, 180.0), pytest.param("streamed", 1536, 310.0, marks=pytest.mark.slow)]
+)
+def test_peak_of_the_process(what, side, budget):
     """Kept to with a budget; a prior in large chunks takes more without one."""
     used = [
-        float(subprocess.run([sys.executable, "-c", SCRIPT, what, str(b)], capture_output=True, text=True, check=True)
-              .stdout)
+        float(subprocess.run([sys.executable, "-c", SCRIPT, what, str(side), str(b)], capture_output=True, text=True,
+                             check=True).stdout)
         for b in (budget, 0.0)
     ]  # fmt: skip
     assert used[0] <= budget < used[1]

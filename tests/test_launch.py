@@ -35,6 +35,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 TRAIN = ("train", "-o", "t.safetensors", "--network", "U-Net", "--quick", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_torchrun_gives_the_network_of_one_process(tmp_path):
     """The recipe's own command, on two processes."""
     for name, start in (("one", (sys.executable,)), ("two", (*TORCHRUN, "2"))):

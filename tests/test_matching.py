@@ -30,11 +30,14 @@ def network(channels=1, **more):
 
 def by_loops(m, q, pilot, sigma, inside):
     """Matching at the middle of (C, n, n) arrays, as its formulae say; n = 2 margin + 1, sigma an (n, n) array."""
-    radius, middle = m.radius, q.shape[-1] // 2
+    radius, middle, wide = m.radius, q.shape[-1] // 2, np.where(sigma == 0, np.inf, sigma)
+
+    def level(i, j, k, l):
+        return max(np.sqrt((sigma[i, j] ** 2 + sigma[k, l] ** 2) / 2), 1e-9)
 
     def distance(box, i, j, k, l):
         each = [
-            (pilot[c, i + a, j + b] - pilot[c, k + a, l + b]) ** 2 / (sigma[i + a, j + b] * sigma[k + a, l + b])
+            ((pilot[c, i + a, j + b] - pilot[c, k + a, l + b]) / level(i + a, j + b, k + a, l + b)) ** 2
             for c in range(len(q)) for a in box for b in box
         ]  # fmt: skip
         return np.mean(each)
@@ -48,8 +51,8 @@ def by_loops(m, q, pilot, sigma, inside):
                     w = np.exp(max(LEAST, -distance(box, i, j, k, l) / WIDTH)) ** 2 ** np.arange(WIDTHS)
                     weights += w * inside[k, l]
                     total += w[:, None] * q[:, k, l] * inside[k, l]
-        unit = (np.vstack([q[:, i, j], total / weights[:, None]]) - pilot[:, i, j]) / sigma[i, j]
-        varies = (pilot[:, i, j] - np.mean([pilot[:, i + a, j + b] for a in box for b in box], 0)) / sigma[i, j]
+        unit = (np.vstack([q[:, i, j], total / weights[:, None]]) - pilot[:, i, j]) / wide[i, j]
+        varies = (pilot[:, i, j] - np.mean([pilot[:, i + a, j + b] for a in box for b in box], 0)) / wide[i, j]
         return unit, weights, (varies**2).mean()
 
     units, seen = [], []
@@ -65,17 +68,19 @@ def by_loops(m, q, pilot, sigma, inside):
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("level", ["number", "map"])
+@pytest.mark.parametrize("level", ["number", "map", "map with zeros"])
 def test_matching_is_what_loops_over_pixels_find(channels, level):
     m = network(channels).matching
     n = 2 * m.margin + 1
     q, pilot = rand(1, channels, n, n), rand(1, channels, n, n, seed=1) / 3
-    sigma = (
-        0.2 + 0.1 * rand(1, 1, n, n, seed=2) if level == "map" else torch.full((1, 1, n, n), 0.2, dtype=torch.float64)
-    )
+    sigma = torch.full((1, 1, n, n), 0.2, dtype=torch.float64)
+    if level != "number":
+        sigma += 0.1 * rand(1, 1, n, n, seed=2)
+    if level == "map with zeros":  # also where patches are compared
+        sigma[..., : n // 2, :] = 0
     inside = torch.ones(n, n, dtype=torch.bool)
     inside[:5], inside[:, -4:] = False, False
-    given = sigma if level == "map" else torch.tensor(0.2, dtype=torch.float64)
+    given = torch.tensor(0.2, dtype=torch.float64) if level == "number" else sigma
     answer = m(q, pilot, given, inside)[0, :, 0, 0]
     expected = by_loops(m, q[0].numpy(), pilot[0].numpy(), sigma[0, 0].numpy(), inside.numpy())
     torch.testing.assert_close(answer.detach(), torch.from_numpy(expected), rtol=1e-9, atol=1e-12)
@@ -112,10 +117,35 @@ def test_equivariance_and_the_limit():
         assert torch.equal(m(q, level, most=8.0)[..., :12, :], q[..., :12, :])
 
 
-def test_gradients_are_those_of_differences():
+@pytest.mark.parametrize("unit", [1e-28, 1e-20, 1.0, 1e18])
+def test_levels_of_their_own_in_any_unit(unit):
+    """A batch of two levels is two images, also where squares underflow or overflow."""
+    m, q = network().float(), rand(2, 1, 24, 26).float()
+    with torch.no_grad():
+        expected = torch.cat([m(q[:1], 0.1), m(q[1:], 0.2)])
+        found = m(unit * q, unit * torch.tensor([0.1, 0.2])) / unit
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_what_is_known_is_alike_only_to_what_looks_like_it():
+    """Places without noise are no matches of what they do not look like."""
+    m = Matching(radius=8, alike=(2,), hidden=(4,)).double()
+    with torch.no_grad():
+        m.mixer.biases[-1][-1] = 1  # the narrowest width alone
+    pilot = torch.ones(1, 1, 2 * m.margin + 1, 2 * m.margin + 1, dtype=torch.float64)
+    sigma, middle = torch.full_like(pilot, 0.1), m.margin
+    pilot[..., : middle - 5, :], sigma[..., : middle - 5, :] = 9.0, 0.0
+    assert float(m(pilot, pilot, sigma).detach().abs()) < 1e-9
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_gradients_are_those_of_differences(zeros):
     m = network()
     q = rand(1, 1, 2 * m.reach + 2, 2 * m.reach + 1).requires_grad_()
+    level = torch.full_like(q, 0.3, requires_grad=False)
+    level[..., : m.reach, :] = 0.0 if zeros else 0.2
     torch.autograd.gradcheck(lambda x: m(x, 0.3), q, fast_mode=True)
+    torch.autograd.gradcheck(lambda x: m(x, level), q, fast_mode=True)
 
 
 def test_a_repeated_pattern_is_seen_again_and_again():
@@ -152,7 +182,9 @@ def test_mixing_of_gathered_pixels_is_matching():
             answer = x - level * (wanted - change.reshape(2, 3, 20, 22).transpose(0, 1))
             torch.testing.assert_close(answer, m(q, sigma), rtol=0, atol=2e-3)
     drawn = source(torch.Generator().manual_seed(0))
-    assert drawn.q.shape == (1, source.seen.shape[1], 1, 4000) and drawn.x.shape == (1, 2, 1, 4000)
+    assert drawn.q.shape == (16, source.seen.shape[1], 1, 250) and drawn.x.shape == (16, 2, 1, 250)
+    together = torch.cat([drawn.q[3, :, 0, 7], drawn.x[3, :, 0, 7]]).half()
+    assert bool((torch.cat([source.seen, source.wanted], 1) == together).all(1).any())
     assert drawn.sigma is None and {p.data_ptr() for p in mixing.parameters()} == {
         p.data_ptr() for p in m.matching.parameters()
     }
@@ -165,7 +197,7 @@ def test_an_l_learns_what_repeats_itself(tmp_path):
     before = {name: w.clone() for name, w in m.named_parameters() if not name.startswith("matching.")}
     stripes = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]).tile(8)
     noisy = Noisy(lambda g: stripes.expand(2, 1, 40, 40), 0.1, 0.1)
-    settings = TrainSettings(steps=150, lr=2e-2, loss="l2", weight=0.0)
+    settings = TrainSettings(steps=150, lr=2e-2, loss="l2", weight=0.0, accumulate=2)
     source = Evidence(m, noisy, 2, 2000, progress=False)
     train(Mixing(m.matching, 1), source, settings, tmp_path / "a.safetensors", whole=m, progress=False)
     kept, _ = load_checkpoint(tmp_path / "a.safetensors")

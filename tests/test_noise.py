@@ -14,12 +14,12 @@ from pnp_lofi.radio_simulation import simulate
 from pnp_lofi.skies import radio_sky
 
 
-@pytest.mark.parametrize("snr", [20.0, 30.0])
+@pytest.mark.parametrize("snr", [20.0, pytest.param(30.0, marks=pytest.mark.slow)])
 def test_visibilities(snr):
-    sky = radio_sky(1, 128, seed=20_010)
+    sky = radio_sky(1, 96, seed=20_010)
     obs = simulate(sky[0, 0].numpy(), hours=1, snr=snr, integration=480.0)
     obs.absolute_weights, obs.weight = False, 5 * obs.weight  # relative weights: nothing tells the level
-    op, y = measurement(obs, (128, 128))
+    op, y = measurement(obs, (96, 96))
     truth = float((y - op.A(sky)).abs().square().mean().sqrt()) / 2**0.5
     metrics = ADMM(op, LoFiPrior("radio"), nonneg=True, max_iter=12).solve(y).metrics
     assert metrics["sigma_n"] == pytest.approx(truth, rel=0.1)

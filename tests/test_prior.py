@@ -15,7 +15,7 @@ from pnp_lofi.shared import SharedLoFi
 from pnp_lofi.skies import radio_sky
 from pnp_lofi.sources import KINDS
 
-PRIORS = list(checkpoints(None, None))
+PRIORS, SLOW = list(checkpoints(None, None)), pytest.mark.slow
 
 
 def noisy(x, sigma, seed=0):
@@ -104,14 +104,14 @@ def test_nonneg_dtype_and_checkpoint(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", PRIORS)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=SLOW)])
 def test_shipped_priors_vanish_with_the_noise(name, precision):
     """By construction, also far below the levels of their training: no pixel changes by more than 8 sigma."""
     prior = LoFiPrior(name, precision=precision)
-    x = leaves(prior, 2, 64, 99)
+    x = leaves(prior, 2, 32, 99)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            for sigma in (1e-2, 1e-4, 1e-6, 1e-8):
+            for sigma in (1e-2, 1e-4, 1e-8):
                 change = (prior(x.double(), sigma) - x).abs().max()
                 assert float(change.detach()) <= 8 * sigma * (1.0001 if precision == "float32" else 1.01)
             assert torch.equal(prior(x, 0), x)
@@ -122,7 +122,7 @@ def test_shipped_priors_vanish_with_the_noise(name, precision):
 def test_the_limit_of_eight_sigma_is_never_met_where_a_prior_was_trained(name):
     prior = LoFiPrior(name)
     x = leaves(prior, 1, 96, 98)
-    for sigma in (2e-3, 2e-2, 0.25):
+    for sigma in (1e-4, 2e-3, 2e-2, 0.5):
         y = noisy(x, sigma)
         with torch.no_grad():
             torch.testing.assert_close(prior(y, sigma), prior.model(y, sigma), rtol=0, atol=0)
@@ -192,7 +192,7 @@ def test_a_prior_is_worth_more_than_natural_on_images_of_its_kind(name, sigma):
         assert psnr(LoFiPrior(name)(y, sigma), x, 1.0) > psnr(LoFiPrior("natural")(y, sigma), x, 1.0) + 0.05
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind if kind == "natural" else pytest.param(kind, marks=SLOW) for kind in KINDS])
 def test_the_large_size_is_worth_more_where_things_are_seen_again_and_not_less_elsewhere(kind):
     large, small = LoFiPrior(f"{kind}-l"), LoFiPrior(kind)
     camera = torch.from_numpy(skimage.data.camera()[160:352, 160:352].copy())[None, None] / 255

@@ -101,6 +101,7 @@ def test_clean_gives_fluxes_and_places(points, tmp_path):
     assert report["flux_jy"] == pytest.approx(sum(SOURCES.values()), rel=0.01)
 
 
+@pytest.mark.slow
 def test_lofi_admm_gives_fluxes_and_places(points, tmp_path):
     report = image_file(points, tmp_path / "rec.fits", size=96)
     for place_, (peak, flux) in fluxes(tmp_path / "rec_restored.fits").items():

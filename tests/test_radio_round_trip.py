@@ -92,6 +92,7 @@ def test_points_by_clean(tmp_path, array, extra, chosen):
     )
 
 
+@pytest.mark.slow
 def test_small_sources_by_lofi_admm(tmp_path):
     sky(tmp_path / "sky.fits", 1.5)
     run(f"simulate radio --sky {tmp_path}/sky.fits --array vla-c --hours 4 --snr 40 -o {tmp_path}/obs.ms")

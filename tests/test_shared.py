@@ -10,6 +10,7 @@ from torch.nn.functional import linear, pad
 from pnp_lofi import LoFi, LoFiPrior
 from pnp_lofi.checkpoint import load_checkpoint, save_checkpoint
 from pnp_lofi.examples import Crops, Noisy
+from pnp_lofi.matching import NonLocalLoFi
 from pnp_lofi.sampling import grid_coords
 from pnp_lofi.shared import SharedLoFi, near
 from pnp_lofi.train import TrainSettings, train
@@ -260,12 +261,14 @@ def test_size_s_keeps_its_budget():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["shared", "plain", "single"])
+@pytest.mark.parametrize("kind", ["shared", "plain", "single", "matching"])
 def test_nan_is_not_swallowed(kind, dtype):
     """Packed layers turn NaN into 0; what cannot be computed must be seen."""
     torch.manual_seed(0)
     small = {"rays": 3, "rings": 3, "radius": 2.0, "hidden": (6,), "features": 4, "mixer": (5,)}
     m = network().float() if kind == "shared" else LoFi(**small, head="single" if kind == "single" else "multi")
+    if kind == "matching":
+        m = NonLocalLoFi(radius=2, alike=(1,), mixing=(3,), **network().config)
     q = image(1, 1, 30, 30).float()
     broken = q.clone()
     broken[0, 0, 15, 15] = float("nan")

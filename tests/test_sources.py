@@ -42,7 +42,7 @@ def test_batches_and_held_out_images(kind, few):
 
 def test_ct_is_hounsfield_units_and_kappa_fills_the_range():
     x = sources.KINDS["ct"].images(2, 64, 0)
-    assert abs(float(x[0, 0, 20:44, 20:44].median()) - 0.5) < 0.5 and float(x[:, :, 0].min()) == 0  # air is 0
+    assert abs(float(x[0, 0, 20:44, 20:44].median()) - 0.5) < 0.3 and float(x[:, :, 0].min()) == 0  # air is 0
     kappa = sources.KINDS["kappa"].images(2, 64, 0)
     assert torch.equal(kappa.amin((1, 2, 3)), torch.zeros(2)) and torch.equal(kappa.amax((1, 2, 3)), torch.ones(2))
 
@@ -79,7 +79,7 @@ def test_training_starts_from_a_checkpoint_and_may_add_stages_and_larger_patches
     monkeypatch.setattr(training, "SMALL", SMALL)
     training.train_prior("kappa", tmp_path / "b.safetensors", start=tmp_path / "a.safetensors", steps=1, objects=1)
     after, header = load_checkpoint(tmp_path / "b.safetensors")
-    assert header["start"] == str(tmp_path / "a.safetensors")
+    assert header["start"].startswith(f"{tmp_path / 'a.safetensors'}, sha256 ")
     torch.testing.assert_close(after.windows, before.windows, rtol=0, atol=5e-3)  # a step of 2e-3 away
     for other in (SharedLoFi(**(SMALL | {"features": 3})), SharedLoFi(2, **SMALL), torch.nn.Conv2d(1, 1, 1)):
         with pytest.raises(ValueError, match="of another shape"):
@@ -98,7 +98,7 @@ def test_size_l_learns_beside_what_it_begins_with(few, tmp_path, monkeypatch):
     out = tmp_path / "l.safetensors"
     training.train_prior("kappa", out, network="L", start=tmp_path / "s.safetensors", steps=1, objects=1, size=40)
     model, header = load_checkpoint(out)
-    assert isinstance(model, NonLocalLoFi) and header["start"] == str(tmp_path / "s.safetensors")
+    assert isinstance(model, NonLocalLoFi) and header["start"].startswith(f"{tmp_path / 's.safetensors'}, sha256 ")
     for name, weight in local.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=1e-3, atol=1e-3)  # stored in float16
     assert bool(model.matching.mixer.weights[-1].any())
@@ -110,6 +110,18 @@ def test_size_l_learns_beside_what_it_begins_with(few, tmp_path, monkeypatch):
         training.build("L", 3, out)
     with pytest.raises(ValueError, match="massmap is a LoFi"):
         training.build("L", 1, "massmap")
+    with pytest.raises(ValueError, match="ldct is of the recipe 'ldct': begin with a prior"):
+        training.build("L", 1, "ldct")
+
+
+def test_a_network_of_the_literature_may_begin_with_another(tmp_path):
+    first = training.build("DRU-Net", 1)
+    save_checkpoint(tmp_path / "a.safetensors", first)
+    again = training.build("DRU-Net", 1, tmp_path / "a.safetensors")
+    for name, w in first.state_dict().items():
+        assert torch.equal(again.state_dict()[name], w)
+    with pytest.raises(ValueError, match="is a Baseline of another shape"):
+        training.build("DRU-Net", 3, tmp_path / "a.safetensors")
 
 
 def test_unknown_networks_are_told():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from deepinv.models import Denoiser
 
-from pnp_lofi import ADMM, HQS, PGD, RED, LoFiPrior
+from pnp_lofi import ADMM, HQS, PGD, RED, LoFiPrior, SharedLoFi
 from pnp_lofi.operators import KaiserSquires, Mask, random_mask
 from pnp_lofi.priors import Averaged
 from pnp_lofi.stability import lipschitz
@@ -15,13 +15,23 @@ def rand(*shape, seed=0):
     return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+def shared():
+    """Of every part a shipped prior has, with random weights."""
+    model = SharedLoFi(window=3, filters=6, features=4, points=3, spacing=2, hidden=(8, 8), patch=3,
+                       stages=((3, 1, 6),))  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("which", ["LoFi", "SharedLoFi", "DnCNN"])
 def test_is_that_of_the_dense_jacobian(tiny, which, residual):
     torch.manual_seed(0)
     prior = {
         "LoFi": LoFiPrior(tiny.double()),
-        "SharedLoFi": LoFiPrior("natural").double(),
+        "SharedLoFi": LoFiPrior(shared()).double(),
         "DnCNN": deepinv.models.DnCNN(1, 1, depth=3, nf=4, pretrained=None).double(),
     }[which]
     x, sigma = rand(1, 1, 9, 11), 0.1

@@ -83,17 +83,21 @@ print("done", figures["loss"])
 """
 
 
+def run(out, *arguments):
+    script = SCRIPT.format(tests=os.path.dirname(__file__), out=str(out))
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("unbroken") / "a.safetensors").communicate(timeout=120)[0].splitlines()[-1]
+
+
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_broken_off_resumes_to_the_same_loss(tmp_path, blow):
+def test_a_run_broken_off_resumes_to_the_same_loss(tmp_path, unbroken, blow):
     """By ctrl-C after the last step, by kill -9 from what was kept last."""
-
-    def run(out, *arguments):
-        script = SCRIPT.format(tests=os.path.dirname(__file__), out=str(out))
-        return subprocess.Popen(
-            [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    reference = run(tmp_path / "a.safetensors").communicate(timeout=120)[0].splitlines()[-1]
     process = run(tmp_path / "b.safetensors")
     for _ in range(15):
         process.stdout.readline()
@@ -103,7 +107,7 @@ def test_a_run_broken_off_resumes_to_the_same_loss(tmp_path, blow):
     assert blow == signal.SIGKILL or "KeyboardInterrupt" in errors
     assert (tmp_path / "b.safetensors.state").exists()
     resumed = run(tmp_path / "b.safetensors", "--resume").communicate(timeout=120)[0].splitlines()
-    assert resumed[-1] == reference
+    assert resumed[-1] == unbroken
     assert 0 < len(resumed) - 1 < SETTINGS.steps
 
 
