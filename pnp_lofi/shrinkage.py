@@ -69,7 +69,7 @@ class Shrinkage(nn.Module):
         if torch.is_grad_enabled():
             total = _OverlapAdd.apply(shrunk(slice(None)))
         else:
-            total = _empty(q.shape, n - 1, q)
+            total = _zeros(q.shape, n - 1, q)
             for top in range(0, view.shape[1], BAND):
                 _overlap_add(total, shrunk(slice(top, top + BAND)), top)
         total = total.to(sigma.dtype)
@@ -106,7 +106,7 @@ def _cosines(count: int) -> Tensor:
     return rows
 
 
-def _empty(shape: Sequence[int], margin: int, like: Tensor) -> Tensor:
+def _zeros(shape: Sequence[int], margin: int, like: Tensor) -> Tensor:
     """Zeros in which patches of (B, C, H, W) are summed, without the margin."""
     dtype, (height, width) = torch.promote_types(like.dtype, torch.float32), shape[2:]
     return like.new_zeros((*shape[:2], height - 2 * margin, width - 2 * margin), dtype=dtype)
@@ -131,7 +131,7 @@ class _OverlapAdd(torch.autograd.Function):
     @staticmethod
     def forward(patches: Tensor) -> Tensor:
         channels, n, _, batch, h, w = patches.shape
-        total = _empty((batch, channels, h + n - 1, w + n - 1), n - 1, patches)
+        total = _zeros((batch, channels, h + n - 1, w + n - 1), n - 1, patches)
         _overlap_add(total, patches.contiguous(), 0)
         return total
 
