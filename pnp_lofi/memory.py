@@ -1,8 +1,7 @@
-"""How much memory was used, and how much of what was freed is kept."""
+"""How much memory was used."""
 
 import resource
 import sys
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,14 +20,3 @@ def peak_memory_mb(device: torch.device | None = None) -> float:
             return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Keep some tens of MB that tensors leave for the next ones, where glibc would hand them back and fetch them anew.
-
-    It hands back what is more than twice the largest block that was freed so far, up to 32 MB: a block of 31 MB, which
-    is never written to, is freed here. A prior that works in chunks takes up to a third less time on a CPU.
-    Source: glibc, mallopt(3), M_MMAP_THRESHOLD.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)

@@ -9,7 +9,6 @@ from torch.nn.functional import conv2d, linear
 
 from pnp_lofi.dense import finite, prepared, uniform
 from pnp_lofi.kernels import gather
-from pnp_lofi.memory import keep_freed_memory
 from pnp_lofi.mlp import MLP
 from pnp_lofi.sampling import coordinates, grid_coords, padded_tile, positions, sample, sample_level, windows
 from pnp_lofi.shrinkage import Shrinkage
@@ -305,7 +304,6 @@ class SharedLoFi(nn.Module):
         oneDNN's convolution is slow where it reads one channel, so windows are copied and multiplied there; the
         convolution over many channels is its best case.
         """
-        keep_freed_memory()
         count, margin = self.in_channels, self.windows.shape[-1] // 2
         first = prepared([(_zero_mean(self.windows).flatten(1).T, self.windows_bias)], dtype)
         summary = prepared([(self.summary.T, self.summary_bias)], dtype)

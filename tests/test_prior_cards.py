@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import priors
+from benchmarks import prior_tables, priors
 from benchmarks.table import refresh
 from pnp_lofi.baselines import Baseline
 from pnp_lofi.checkpoint import save_checkpoint
@@ -45,3 +45,10 @@ def test_quick_run_makes_every_card(tmp_path, monkeypatch):
     assert text.count("natural-rgb-t") >= 4 and "FFDNet (quoted)" in text and "float16" in text
     with pytest.raises(SystemExit, match="no prior named other"):
         run("--priors", "other")
+
+
+def test_a_table_of_reconstructions_may_have_an_empty_column():
+    """Of a problem that no prior fits."""
+    row = {"prior": "a", "problems": {"one": {"psnr": 1.0, "seconds": 2.0}}}
+    (sheet,) = prior_tables.recon({"problems": ["one", "two"], "rows": [row], "side": 8})
+    assert sheet.rows == [("a", "**1.00 (2.0 s)**", "-")]

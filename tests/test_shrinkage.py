@@ -6,7 +6,7 @@ from scipy.fft import dctn
 from torch.nn.functional import conv2d
 
 from pnp_lofi.shared import SharedLoFi
-from pnp_lofi.shrinkage import Shrinkage, _OverlapAdd, cosines
+from pnp_lofi.shrinkage import BAND, Shrinkage, _OverlapAdd, cosines
 
 
 def rand(*shape, seed=0):
@@ -40,11 +40,14 @@ def test_atoms_are_orthonormal_and_blind_to_constants(channels, side):
     torch.testing.assert_close(torch.einsum("acij,cij->a", atoms, patch)[:channels], expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_all_noise_leaves_the_mean_of_means_and_no_noise_leaves_all(channels):
-    q, side = rand(2, channels, 14, 16), 5
+def test_all_noise_leaves_the_mean_of_means_and_no_noise_leaves_all(channels, grad):
+    """Also where rows are worked on in bands, without gradients."""
+    q, side = rand(2, channels, 2 * BAND + 9, 16), 5
     sigma = torch.tensor(0.3, dtype=torch.float64)
-    everything = shrinkage(channels, side, bias=60.0)(q, sigma, features(q, side))
+    with torch.set_grad_enabled(grad):
+        everything = shrinkage(channels, side, bias=60.0)(q, sigma, features(q, side))
     box = torch.full((1, 1, side, side), 1 / side**2, dtype=torch.float64)
     means = torch.cat([conv2d(conv2d(q[:, c : c + 1], box), box) for c in range(channels)], 1)
     torch.testing.assert_close(q[..., 4:-4, 4:-4] - everything, means, rtol=0, atol=1e-6)
@@ -52,11 +55,15 @@ def test_all_noise_leaves_the_mean_of_means_and_no_noise_leaves_all(channels):
     assert float(nothing.abs().max()) < 1e-12
 
 
-def test_maps_of_levels_and_numbers_agree():
-    q, m = rand(2, 1, 13, 12), shrinkage()
+@pytest.mark.parametrize("rows", [13, BAND + 13])
+def test_maps_of_levels_and_numbers_agree(rows):
+    q, m = rand(2, 1, rows, 12), shrinkage()
     level = torch.tensor([0.2, 0.7], dtype=torch.float64).reshape(2, 1, 1, 1)
     whole = m(q, level, features(q, 5))
-    torch.testing.assert_close(m(q, level.expand(2, 1, 9, 8).contiguous(), features(q, 5)), whole, rtol=0, atol=1e-12)
+    maps = level.expand(2, 1, rows - 4, 8).contiguous()
+    torch.testing.assert_close(m(q, maps, features(q, 5)), whole, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(m(q, maps, features(q, 5)), whole, rtol=0, atol=1e-12)
     one = m(q[1:], level[1, 0, 0, 0], features(q, 5)[1:])
     torch.testing.assert_close(one, whole[1:], rtol=0, atol=1e-12)
 
